@@ -1,0 +1,192 @@
+"""Count and look up 8-bit colours.
+
+A colour is a *code* of 24 bits, ``red << 16 | green << 8 | blue``. Tables over all colours have
+2**24 entries in the order of their codes.
+
+A *Z-code* holds the same bits interleaved (r7 g7 b7 r6 g6 b6 ... r0 g0 b0), so colours sorted by
+Z-code lie in the order of an octree: every cube of 2**n colours a side is one run. Summaries are
+sorted by Z-code. Grey values use the red channel alone; green and blue are zero.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans._kernels.compile import inline, kernel
+
+UInt8 = npt.NDArray[np.uint8]
+UInt32 = npt.NDArray[np.uint32]
+Int64 = npt.NDArray[np.int64]
+
+N_CODES = 1 << 24
+
+
+@inline
+def spread(value: int) -> int:
+    """Place the 8 bits of `value` three apart: bit i goes to bit 3 i."""
+    value = (value | (value << 8)) & 0x00F00F
+    value = (value | (value << 4)) & 0x0C30C3
+    return (value | (value << 2)) & 0x249249
+
+
+@inline
+def gather(value: int) -> int:
+    """Collect every third bit of `value`, the inverse of `spread`."""
+    value = value & 0x249249
+    value = (value | (value >> 2)) & 0x0C30C3
+    value = (value | (value >> 4)) & 0x00F00F
+    return (value | (value >> 8)) & 0x0000FF
+
+
+@kernel
+def count_rgb(red: UInt8, green: UInt8, blue: UInt8, step: int, counts: UInt32) -> None:
+    """Add `step` (1, or -1 to take back) to the count of each pixel's colour.
+
+    Parameters
+    ----------
+    red, green, blue
+        The bands of one block, each (height, width), any strides.
+    step
+        What each pixel adds.
+    counts
+        OUT (2**24,), by code. Wraps at 2**32: a caller counts fewer pixels than that.
+    """
+    add = np.uint32(step)
+    for y in range(red.shape[0]):
+        for x in range(red.shape[1]):
+            code = (
+                (np.uint32(red[y, x]) << np.uint32(16))
+                | (np.uint32(green[y, x]) << np.uint32(8))
+                | np.uint32(blue[y, x])
+            )
+            counts[code] += add
+
+
+@kernel
+def count_grey(grey: UInt8, step: int, counts: UInt32) -> None:
+    """Add `step` to the count of each pixel's value; `counts` is OUT (256,), else as above."""
+    add = np.uint32(step)
+    for y in range(grey.shape[0]):
+        for x in range(grey.shape[1]):
+            counts[grey[y, x]] += add
+
+
+@kernel
+def compact_rgb(counts: UInt32, codes_out: UInt32, counts_out: Int64) -> int:
+    """Collect the colours that occur, sorted by Z-code.
+
+    Parameters
+    ----------
+    counts
+        (2**24,), by code.
+    codes_out, counts_out
+        OUT (n,): Z-codes and their counts, n at least the number of counts above zero.
+
+    Returns
+    -------
+    int
+        How many were written.
+    """
+    found = 0
+    for high in range(1 << 12):
+        # 12 bits of a Z-code are the upper 4 of each channel: walk the 16 x 16 x 16 cubes.
+        corner = (
+            ((gather(high >> 2) << 4) << 16) | ((gather(high >> 1) << 4) << 8) | (gather(high) << 4)
+        )
+        for low in range(1 << 12):
+            code = corner | (gather(low >> 2) << 16) | (gather(low >> 1) << 8) | gather(low)
+            count = counts[code]
+            if count:
+                codes_out[found] = (high << 12) | low
+                counts_out[found] = count
+                found += 1
+    return found
+
+
+@kernel
+def compact_grey(counts: UInt32, codes_out: UInt32, counts_out: Int64) -> int:
+    """Collect the grey values that occur, in order; as `compact_rgb`, `counts` is (256,)."""
+    found = 0
+    for value in range(256):
+        if counts[value]:
+            codes_out[found] = spread(value) << 2
+            counts_out[found] = counts[value]
+            found += 1
+    return found
+
+
+@kernel
+def merge_counts(
+    codes_a: UInt32,
+    counts_a: Int64,
+    codes_b: UInt32,
+    counts_b: Int64,
+    codes_out: UInt32,
+    counts_out: Int64,
+) -> int:
+    """Merge two sorted lists of counted colours; equal colours add.
+
+    Parameters
+    ----------
+    codes_a, counts_a, codes_b, counts_b
+        (n,) and (m,), each sorted by strictly increasing code.
+    codes_out, counts_out
+        OUT (n + m,).
+
+    Returns
+    -------
+    int
+        How many entries were written.
+    """
+    i = j = found = 0
+    while i < codes_a.size or j < codes_b.size:
+        take_a = j == codes_b.size or (i < codes_a.size and codes_a[i] <= codes_b[j])
+        take_b = i == codes_a.size or (j < codes_b.size and codes_b[j] <= codes_a[i])
+        count = np.int64(0)
+        code = np.uint32(0)
+        if take_a:
+            code = codes_a[i]
+            count += counts_a[i]
+            i += 1
+        if take_b:
+            code = codes_b[j]
+            count += counts_b[j]
+            j += 1
+        codes_out[found] = code
+        counts_out[found] = count
+        found += 1
+    return found
+
+
+@kernel
+def decode(codes: UInt32, points: UInt8) -> None:
+    """Write the colour of each Z-code: `points` is OUT (n, 3)."""
+    for i in range(codes.size):
+        code = np.int64(codes[i])
+        points[i, 0] = gather(code >> 2)
+        points[i, 1] = gather(code >> 1)
+        points[i, 2] = gather(code)
+
+
+@kernel
+def look_up_rgb(
+    red: UInt8, green: UInt8, blue: UInt8, table: npt.NDArray[np.unsignedinteger], labels: UInt8
+) -> None:
+    """Write each pixel's entry of `table`.
+
+    Parameters
+    ----------
+    red, green, blue
+        The bands of one block, each (height, width), any strides.
+    table
+        (2**24,), by code.
+    labels
+        OUT (height, width), of the table's dtype.
+    """
+    for y in range(red.shape[0]):
+        for x in range(red.shape[1]):
+            code = (
+                (np.uint32(red[y, x]) << np.uint32(16))
+                | (np.uint32(green[y, x]) << np.uint32(8))
+                | np.uint32(blue[y, x])
+            )
+            labels[y, x] = table[code]

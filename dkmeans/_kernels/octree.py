@@ -1,0 +1,251 @@
+"""Lloyd's assignment step over colours held in an octree (the filtering algorithm).
+
+After T. Kanungo et al., "An Efficient k-Means Clustering Algorithm: Analysis and
+Implementation", IEEE TPAMI 24(7), 2002, section 3: walking down a tree of cubes, a centre is
+dropped as soon as another one is nearer to every point of the cube; a cube left with one centre
+is added to it as a whole. Here the tree is an octree over 8-bit colours and the totals of a cube
+are integers, so the result has the same bits as a loop over all colours.
+
+Nodes of level b are cubes of 2**(8 - b) values a side. Levels 2 to 6 are stored; below a node of
+level 6 lie at most 64 colours, which are compared one by one.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans._kernels.colours import Int64, UInt32, gather
+from dkmeans._kernels.compile import inline, kernel
+
+Float64 = npt.NDArray[np.float64]
+
+TOP, BOTTOM = 2, 6
+COLOURS = 8  # the level of single colours
+
+# Squared distances are below 2e5, so float64 rounds them by less than 1e-10. A centre is dropped
+# only when it loses by more than this margin: near ties are left to the comparison of colours.
+_MARGIN = 1e-6
+
+
+@kernel
+def group(keys: UInt32, shift: int, prefixes: UInt32, starts: Int64) -> int:
+    """Find the runs of sorted `keys` that agree after dropping `shift` low bits.
+
+    `prefixes` is OUT (n,) and `starts` OUT (n + 1,), n at least the number of runs; the entry
+    after the last start is the number of keys. Returns the number of runs.
+    """
+    found = 0
+    for i in range(keys.size):
+        prefix = keys[i] >> np.uint32(shift)
+        if found == 0 or prefix != prefixes[found - 1]:
+            prefixes[found] = prefix
+            starts[found] = i
+            found += 1
+    starts[found] = keys.size
+    return found
+
+
+@kernel
+def total_colours(
+    codes: UInt32, counts: Int64, starts: Int64, weights: Int64, sums: Int64
+) -> None:
+    """Sum the colours of each run: `weights` is OUT (n,), `sums` OUT (n, 3)."""
+    for node in range(weights.size):
+        for i in range(starts[node], starts[node + 1]):
+            code = np.int64(codes[i])
+            weights[node] += counts[i]
+            sums[node, 0] += counts[i] * gather(code >> 2)
+            sums[node, 1] += counts[i] * gather(code >> 1)
+            sums[node, 2] += counts[i] * gather(code)
+
+
+@inline
+def _keep_candidates(
+    prefix: int, level: int, centers: Float64, above: Int64, n_above: int, kept: Int64
+) -> int:
+    """Write to `kept` the centres of `above` that can be nearest to a colour of the cube."""
+    side = 1 << (8 - level)
+    red, green, blue = gather(prefix >> 2) * side, gather(prefix >> 1) * side, gather(prefix) * side
+    half = (side - 1) / 2
+    nearest, best = above[0], np.inf
+    for i in range(n_above):
+        c = above[i]
+        d0 = red + half - centers[c, 0]
+        d1 = green + half - centers[c, 1]
+        d2 = blue + half - centers[c, 2]
+        distance = d0 * d0 + d1 * d1 + d2 * d2
+        if distance < best:
+            best = distance
+            nearest = c
+    n_kept = 0
+    for i in range(n_above):
+        c = above[i]
+        # |v - nearest|^2 - |v - c|^2 is linear in v: its maximum over the cube is at a corner,
+        # which is found for each axis on its own.
+        lead = 0.0
+        for axis in range(3):
+            low = red if axis == 0 else (green if axis == 1 else blue)
+            gap = centers[c, axis] - centers[nearest, axis]
+            corner = low + (side - 1 if gap > 0 else 0)
+            lead += gap * (2 * corner - centers[c, axis] - centers[nearest, axis])
+        if c == nearest or lead > -_MARGIN:
+            kept[n_kept] = c
+            n_kept += 1
+    return n_kept
+
+
+@inline
+def _nearest(
+    red: float, green: float, blue: float, centers: Float64, kept: Int64, n_kept: int
+) -> int:
+    """The nearest of the kept centres; ties go to the lowest index."""
+    nearest, best = kept[0], np.inf
+    for i in range(n_kept):
+        c = kept[i]
+        d0 = red - centers[c, 0]
+        d1 = green - centers[c, 1]
+        d2 = blue - centers[c, 2]
+        distance = d0 * d0 + d1 * d1 + d2 * d2
+        if distance < best:
+            best = distance
+            nearest = c
+    return nearest
+
+
+@kernel
+def assign_accumulate(
+    codes: UInt32,
+    counts: Int64,
+    prefixes: UInt32,
+    starts: Int64,
+    ends: Int64,
+    node_weights: Int64,
+    node_sums: Int64,
+    centers: Float64,
+    depth: int,
+    first: int,
+    last: int,
+    weights: Int64,
+    sums: Int64,
+) -> None:
+    """Add each colour's count and weighted sum to its nearest centre.
+
+    Parameters
+    ----------
+    codes, counts
+        (n,) sorted Z-codes and their counts.
+    prefixes, starts, ends, node_weights, node_sums
+        (m,), and (m, 3) the last: the nodes, level after level from TOP to BOTTOM. The children
+        of node i are nodes ``starts[i]`` to ``ends[i]``; those of a node of level BOTTOM are
+        colours.
+    centers
+        (k, 3).
+    depth
+        COLOURS for the exact step. At a level from TOP to BOTTOM the nodes of that level are
+        the points, each at the mean of its colours.
+    first, last
+        Which nodes of level TOP to visit.
+    weights, sums
+        OUT (k,) and (k, 3): added to.
+    """
+    n_clusters = centers.shape[0]
+    kept = np.empty((BOTTOM + 1, n_clusters), np.int64)
+    n_kept = np.zeros(BOTTOM + 1, np.int64)
+    position = np.zeros(BOTTOM + 1, np.int64)
+    end = np.zeros(BOTTOM + 1, np.int64)
+    kept[TOP - 1] = np.arange(n_clusters)
+    n_kept[TOP - 1] = n_clusters
+    level = TOP
+    position[TOP] = first
+    end[TOP] = last
+    while level >= TOP:
+        if position[level] == end[level]:
+            level -= 1
+            continue
+        node = position[level]
+        position[level] += 1
+        n = _keep_candidates(
+            np.int64(prefixes[node]), level, centers, kept[level - 1], n_kept[level - 1], kept[level]
+        )
+        n_kept[level] = n
+        if n == 1 or level == depth:
+            c = kept[level, 0]
+            if n > 1:
+                weight = node_weights[node]
+                c = _nearest(
+                    node_sums[node, 0] / weight,
+                    node_sums[node, 1] / weight,
+                    node_sums[node, 2] / weight,
+                    centers,
+                    kept[level],
+                    n,
+                )
+            weights[c] += node_weights[node]
+            sums[c, 0] += node_sums[node, 0]
+            sums[c, 1] += node_sums[node, 1]
+            sums[c, 2] += node_sums[node, 2]
+        elif level == BOTTOM:
+            for i in range(starts[node], ends[node]):
+                code = np.int64(codes[i])
+                red, green, blue = gather(code >> 2), gather(code >> 1), gather(code)
+                c = _nearest(red, green, blue, centers, kept[level], n)
+                weights[c] += counts[i]
+                sums[c, 0] += counts[i] * red
+                sums[c, 1] += counts[i] * green
+                sums[c, 2] += counts[i] * blue
+        else:
+            level += 1
+            position[level] = starts[node]
+            end[level] = ends[node]
+
+
+@kernel
+def fill_table(
+    centers: Float64, first: int, last: int, table: npt.NDArray[np.unsignedinteger]
+) -> None:
+    """Write the nearest centre of every colour, ties to the lowest index.
+
+    Parameters
+    ----------
+    centers
+        (k, 3).
+    first, last
+        Which of the 8**TOP cubes of level TOP, by prefix, to fill: 0 to 64 for all.
+    table
+        OUT (2**24,), by code.
+    """
+    n_clusters = centers.shape[0]
+    kept = np.empty((BOTTOM + 1, n_clusters), np.int64)
+    n_kept = np.zeros(BOTTOM + 1, np.int64)
+    kept[TOP - 1] = np.arange(n_clusters)
+    n_kept[TOP - 1] = n_clusters
+    position = np.zeros(BOTTOM + 1, np.int64)
+    end = np.zeros(BOTTOM + 1, np.int64)
+    level = TOP
+    position[TOP] = first
+    end[TOP] = last
+    while level >= TOP:
+        if position[level] == end[level]:
+            level -= 1
+            continue
+        prefix = position[level]
+        position[level] += 1
+        n = _keep_candidates(
+            prefix, level, centers, kept[level - 1], n_kept[level - 1], kept[level]
+        )
+        n_kept[level] = n
+        if n > 1 and level < BOTTOM:
+            level += 1
+            position[level] = prefix * 8
+            end[level] = prefix * 8 + 8
+            continue
+        side = 1 << (8 - level)
+        low_r, low_g = gather(prefix >> 2) * side, gather(prefix >> 1) * side
+        low_b = gather(prefix) * side
+        for red in range(low_r, low_r + side):
+            for green in range(low_g, low_g + side):
+                row = (red << 16) | (green << 8)
+                for blue in range(low_b, low_b + side):
+                    c = kept[level, 0]
+                    if n > 1:
+                        c = _nearest(red, green, blue, centers, kept[level], n)
+                    table[row | blue] = c

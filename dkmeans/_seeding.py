@@ -1,0 +1,54 @@
+"""Where k-means starts: initial centres chosen among weighted points."""
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans._kernels import points as kernels
+
+Float64 = npt.NDArray[np.float64]
+
+
+def kmeans_plusplus(
+    points: Float64, weights: Float64, n_clusters: int, rng: np.random.Generator
+) -> Float64:
+    """Choose centres by greedy k-means++ (Arthur and Vassilvitskii 2007, section 2.2, and 3.1).
+
+    Each next centre is the best of ``2 + log(n_clusters)`` points drawn with a probability
+    proportional to their weighted squared distance from the centres so far, as in scikit-learn.
+
+    Parameters
+    ----------
+    points
+        (n, d), n at least `n_clusters`.
+    weights
+        (n,), above zero.
+    n_clusters
+        How many points to choose.
+    rng
+        The source of all draws.
+
+    Returns
+    -------
+    ndarray
+        (n_clusters, d) float64, rows of `points`.
+    """
+    n_trials = 2 + int(np.log(n_clusters))
+    closest = np.full(points.shape[0], np.inf)
+    totals = np.empty(n_trials)
+    chosen = [_draw(np.cumsum(weights), 1, rng)[0]]
+    kernels.add_center(points, chosen[0], closest)
+    while len(chosen) < n_clusters:
+        candidates = _draw(np.cumsum(weights * closest), n_trials, rng)
+        kernels.potentials(points, weights, closest, candidates, totals)
+        chosen.append(candidates[np.argmin(totals)])
+        kernels.add_center(points, chosen[-1], closest)
+    return points[chosen]
+
+
+def _draw(
+    cumulative: Float64, size: int, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Draw `size` indices, each with a probability proportional to its share of the sum."""
+    drawn = np.searchsorted(cumulative, rng.uniform(size=size) * cumulative[-1], side="right")
+    # Rounding can draw the end of the sum itself; the last index with a share is meant.
+    return np.minimum(drawn, np.searchsorted(cumulative, cumulative[-1]))

@@ -1,0 +1,254 @@
+"""Summaries: tables of weighted points that stand for all the data.
+
+The exact summary of 8-bit images is the count of each colour. However many pixels there are,
+k-means on the counted colours is k-means on every pixel.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans import _passes
+from dkmeans._kernels import colours as kernels
+from dkmeans._kernels import octree
+from dkmeans._kernels import points as point_kernels
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+UInt32 = npt.NDArray[np.uint32]
+UInt8 = npt.NDArray[np.uint8]
+
+MAX_PIXELS_PER_COUNTER = 2**32 - 1  # a counter's entries are uint32
+_SMALL = 200_000  # colours; below this, threads cost more than they save
+
+
+class ColourCounter:
+    """Counts the colours of 8-bit blocks. Holds a table of 64 MiB (1 KiB for grey).
+
+    Parameters
+    ----------
+    bands
+        1 for grey, 3 for RGB. An RGB counter takes grey blocks too.
+    """
+
+    def __init__(self, bands: int) -> None:
+        self._bands = bands
+        self._counts = np.zeros(256 if bands == 1 else kernels.N_CODES, np.uint32)
+
+    def add(self, block: UInt8, step: int = 1) -> None:
+        """Count the pixels of `block`, (height, width, 1 or 3); step -1 takes them back."""
+        if self._bands == 1:
+            kernels.count_grey(block[..., 0], step, self._counts)
+        else:
+            red, green, blue = planes(block)
+            kernels.count_rgb(red, green, blue, step, self._counts)
+
+    def counts(self) -> "ColourCounts":
+        """Return what was counted so far."""
+        n = int(np.count_nonzero(self._counts))
+        codes, counts = np.empty(n, np.uint32), np.empty(n, np.int64)
+        compact = kernels.compact_grey if self._bands == 1 else kernels.compact_rgb
+        compact(self._counts, codes, counts)
+        return ColourCounts(self._bands, codes, counts)
+
+
+def planes(block: UInt8) -> tuple[UInt8, UInt8, UInt8]:
+    """Split a block into red, green and blue; a grey block is all three."""
+    return block[..., 0], block[..., block.shape[-1] // 2], block[..., -1]
+
+
+@dataclass(frozen=True)
+class ColourCounts:
+    """The colours that occur and how often: (n,) Z-codes, increasing, and (n,) counts."""
+
+    bands: int
+    codes: UInt32
+    counts: Int64
+
+    @classmethod
+    def empty(cls, bands: int) -> Self:
+        """Return the counts of no pixels."""
+        return cls(bands, np.empty(0, np.uint32), np.empty(0, np.int64))
+
+    def merge(self, other: "ColourCounts") -> "ColourCounts":
+        """Return the counts of both; the order of merging does not matter."""
+        if not self.codes.size or not other.codes.size:
+            return self if self.codes.size else other
+        size = self.codes.size + other.codes.size
+        codes, counts = np.empty(size, np.uint32), np.empty(size, np.int64)
+        n = kernels.merge_counts(
+            self.codes, self.counts, other.codes, other.counts, codes, counts
+        )
+        return ColourCounts(self.bands, codes[:n].copy(), counts[:n].copy())
+
+    @property
+    def n_pixels(self) -> int:
+        """How many pixels were counted."""
+        return int(self.counts.sum())
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What an assignment yields: per centre, the weight (k,) and weighted sum (k, d), int64."""
+
+    weights: Int64
+    sums: Int64
+
+
+class ColourSummary:
+    """Counted colours as the points of k-means, with an octree over them.
+
+    The points can be taken at several depths: at the last, each colour is a point; at the others,
+    the cubes of an octree level are, each at the mean of its colours. All totals are integers.
+
+    Parameters
+    ----------
+    counts
+        At least one colour.
+    """
+
+    depths = (5, 6, octree.COLOURS)
+
+    def __init__(self, counts: ColourCounts) -> None:
+        self.bands = counts.bands
+        self.codes, self.counts = counts.codes, counts.counts
+        self._tree = _Octree(self.codes, self.counts)
+
+    @property
+    def n_points(self) -> int:
+        """How many distinct colours there are."""
+        return self.codes.size
+
+    @property
+    def weight(self) -> int:
+        """How many pixels were counted."""
+        return int(self.counts.sum())
+
+    @cached_property
+    def squares(self) -> tuple[int, ...]:
+        """The sum of squares over all pixels, for each band, exact."""
+        colours = self.colours()
+        return tuple(
+            int((self.counts * colours[:, band].astype(np.int64) ** 2).sum())
+            for band in range(self.bands)
+        )
+
+    @cached_property
+    def total(self) -> tuple[int, ...]:
+        """The sum over all pixels, for each band, exact."""
+        _, sums = self._tree.level(octree.TOP)
+        return tuple(int(s) for s in sums.sum(axis=0)[: self.bands])
+
+    def colours(self) -> UInt8:
+        """Return the distinct colours, (n, bands) uint8, in the order of `codes`."""
+        out = np.empty((self.n_points, 3), np.uint8)
+        kernels.decode(self.codes, out)
+        return out[:, : self.bands]
+
+    def n_points_at(self, depth: int) -> int:
+        """Count the points at `depth`."""
+        return self.n_points if depth == octree.COLOURS else len(self._tree.level(depth)[0])
+
+    def points(self, depth: int) -> tuple[Float64, Float64]:
+        """Return the points at `depth`, (n, bands), and their weights, (n,), as float64."""
+        if depth == octree.COLOURS:
+            return self.colours().astype(np.float64), self.counts.astype(np.float64)
+        weights, sums = self._tree.level(depth)
+        return sums[:, : self.bands] / weights[:, None], weights.astype(np.float64)
+
+    def assign(self, centers: Float64, depth: int) -> Totals:
+        """Add each point at `depth` to its nearest centre; `centers` is (k, bands) float64."""
+        centers = _in_rgb(centers)
+        tree = self._tree
+
+        def part(bounds: tuple[int, int]) -> Totals:
+            totals = Totals(np.zeros(len(centers), np.int64), np.zeros((len(centers), 3), np.int64))
+            octree.assign_accumulate(
+                self.codes,
+                self.counts,
+                *tree.arrays,
+                centers,
+                depth,
+                *bounds,
+                totals.weights,
+                totals.sums,
+            )
+            return totals
+
+        n_parts = 8 if self.n_points > _SMALL and depth == octree.COLOURS else 1
+        parts = _passes.in_threads(part, tree.split(n_parts))
+        weights = np.sum([part.weights for part in parts], axis=0)
+        sums = np.sum([part.sums for part in parts], axis=0)
+        return Totals(weights, sums[:, : self.bands])
+
+    def farthest(self, centers: Float64, n: int, depth: int) -> Iterator[tuple[int, Totals]]:
+        """Yield up to `n` points farthest from their nearest centre, each with that centre.
+
+        Points at distance zero are left out; ties are taken in the order of the points.
+        """
+        points, weights = self.points(depth)
+        labels, distances = np.empty(len(points), np.int64), np.empty(len(points))
+        point_kernels.nearest(points, centers, labels, distances)
+        for i in np.argsort(-distances, kind="stable")[:n]:
+            if distances[i] == 0:
+                return
+            weight = np.int64(weights[i])
+            yield labels[i], Totals(weight, np.rint(points[i] * weights[i]).astype(np.int64))
+
+
+class _Octree:
+    """The node arrays of `_kernels.octree` over sorted colours."""
+
+    def __init__(self, codes: UInt32, counts: Int64) -> None:
+        prefixes, starts = _group(codes, 3 * (8 - octree.BOTTOM))
+        weights = np.zeros(prefixes.size, np.int64)
+        sums = np.zeros((prefixes.size, 3), np.int64)
+        octree.total_colours(codes, counts, starts, weights, sums)
+        levels = [(prefixes, starts, weights, sums)]
+        for _ in range(octree.BOTTOM - octree.TOP):
+            prefixes, starts = _group(levels[0][0], 3)
+            weights = np.add.reduceat(levels[0][2], starts[:-1])
+            sums = np.add.reduceat(levels[0][3], starts[:-1])
+            levels.insert(0, (prefixes, starts, weights, sums))
+        sizes = [level[0].size for level in levels]
+        self._offsets = np.concatenate([[0], np.cumsum(sizes)])
+        child_offsets = [*self._offsets[1:-1], 0]  # the children of the last level are colours
+        self.arrays = (
+            np.concatenate([level[0] for level in levels]),
+            np.concatenate([level[1][:-1] + o for level, o in zip(levels, child_offsets, strict=True)]),
+            np.concatenate([level[1][1:] + o for level, o in zip(levels, child_offsets, strict=True)]),
+            np.concatenate([level[2] for level in levels]),
+            np.concatenate([level[3] for level in levels]),
+        )
+
+    def level(self, depth: int) -> tuple[Int64, Int64]:
+        """Return the weights and sums of the nodes at `depth`."""
+        nodes = slice(self._offsets[depth - octree.TOP], self._offsets[depth - octree.TOP + 1])
+        return self.arrays[3][nodes], self.arrays[4][nodes]
+
+    def split(self, n: int) -> list[tuple[int, int]]:
+        """Cut the nodes of the top level into at most `n` runs with about as many colours."""
+        starts, ends = self.arrays[1], self.arrays[2]
+        first, last = np.arange(self._offsets[1]), np.arange(self._offsets[1]) + 1
+        for _ in range(octree.BOTTOM - octree.TOP + 1):
+            first, last = starts[first], ends[last - 1]
+        cuts = np.searchsorted(last, np.linspace(0, last[-1], n + 1)[1:-1]) + 1
+        bounds = np.unique([0, *cuts, self._offsets[1]])
+        return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
+
+
+def _group(keys: UInt32, shift: int) -> tuple[UInt32, Int64]:
+    prefixes, starts = np.empty(keys.size, np.uint32), np.empty(keys.size + 1, np.int64)
+    n = octree.group(keys, shift, prefixes, starts)
+    return prefixes[:n].copy(), starts[: n + 1].copy()
+
+
+def _in_rgb(centers: Float64) -> Float64:
+    """Place grey centres on the red axis, where Z-codes have grey values."""
+    out = np.zeros((len(centers), 3))
+    out[:, : centers.shape[1]] = centers
+    return out

@@ -1,0 +1,78 @@
+"""Pure integer geometry of pixels: windows, grids, alignment. No input or output."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Window:
+    """A rectangle of pixels: rows `y` to ``y + height``, columns `x` to ``x + width``."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+    @property
+    def rows(self) -> slice:
+        """The rows as a slice."""
+        return slice(self.y, self.y + self.height)
+
+    @property
+    def columns(self) -> slice:
+        """The columns as a slice."""
+        return slice(self.x, self.x + self.width)
+
+    @property
+    def n_pixels(self) -> int:
+        """The number of pixels."""
+        return self.height * self.width
+
+
+def grid(height: int, width: int, block: tuple[int, int]) -> Iterator[Window]:
+    """Yield the windows that cover `height` x `width`, row by row; the last ones are cut off.
+
+    Examples
+    --------
+    >>> [(w.y, w.x, w.height, w.width) for w in grid(3, 5, (2, 4))]
+    [(0, 0, 2, 4), (0, 4, 2, 1), (2, 0, 1, 4), (2, 4, 1, 1)]
+    """
+    for y in range(0, height, block[0]):
+        for x in range(0, width, block[1]):
+            yield Window(y, x, min(block[0], height - y), min(block[1], width - x))
+
+
+def split(window: Window, block: tuple[int, int]) -> Iterator[Window]:
+    """Yield the windows of at most `block` that cover `window`, from its corner on."""
+    for part in grid(window.height, window.width, block):
+        yield Window(window.y + part.y, window.x + part.x, part.height, part.width)
+
+
+def grow(block: int, unit: int, target: int, limit: int) -> int:
+    """Choose an extent that both a stored block and an output unit divide.
+
+    Parameters
+    ----------
+    block, unit
+        The extents to be multiples of.
+    target
+        The extent to come close to, from below where possible.
+    limit
+        The full extent of the picture: never more than one block or unit beyond it.
+
+    Returns
+    -------
+    int
+        A multiple of `unit`; also of `block`, unless that would exceed both 4 times `target`
+        and `limit`.
+
+    Examples
+    --------
+    >>> grow(512, 512, 2048, 10000), grow(240, 16, 2048, 10000), grow(3, 512, 512, 10000)
+    (2048, 1920, 1536)
+    """
+    step = math.lcm(block, unit)
+    if step > max(4 * target, 1) and step > limit:
+        step = unit
+    return step * max(1, min(target, limit) // step)

@@ -1,0 +1,66 @@
+"""Checks at the door, and the errors that users see.
+
+Every error says what was given, where, what is allowed and what to do.
+"""
+
+import numbers
+from typing import Any
+
+MAX_COLORS = 256  # what an 8-bit palette holds
+
+
+class DkmeansError(Exception):
+    """Any error that dkmeans raises on purpose."""
+
+
+class InvalidArgumentError(DkmeansError, ValueError):
+    """An argument has a value that is not allowed, or contradicts another one."""
+
+
+class SourceError(DkmeansError):
+    """A source is missing, cannot be read, or holds what is not supported."""
+
+
+class OutputError(DkmeansError):
+    """The output exists, cannot be written, or would lie where it must not."""
+
+
+def check_integer(name: str, value: Any, low: int, high: int | None = None, why: str = "") -> int:
+    """Return `value` as an int, or raise if it is none or lies outside `low` to `high`.
+
+    Parameters
+    ----------
+    name
+        The argument, as the user wrote it.
+    value
+        What was given.
+    low, high
+        The range allowed, both ends included.
+    why
+        Added to the message: where the bound comes from.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the value is not an integer of the range.
+    """
+    allowed = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+    fits = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not fits or value < low or (high is not None and value > high):
+        raise InvalidArgumentError(f"{name} is {value!r}; it must be {allowed}{why and f' ({why})'}.")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """Return `value`, or raise `InvalidArgumentError` if it is not one of `allowed`."""
+    if value not in allowed:
+        raise InvalidArgumentError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+    return str(value)
+
+
+def check_number(name: str, value: Any, low: float) -> float:
+    """Return `value` as a float, or raise if it is no finite number of at least `low`."""
+    fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not fits or not low <= value < float("inf"):
+        raise InvalidArgumentError(f"{name} is {value!r}; it must be a finite number of at least {low:g}.")
+    return float(value)
