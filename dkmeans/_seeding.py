@@ -6,6 +6,7 @@ import numpy.typing as npt
 from dkmeans._kernels import points as kernels
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 
 
 def kmeans_plusplus(
@@ -45,10 +46,10 @@ def kmeans_plusplus(
     return points[chosen]
 
 
-def _draw(
-    cumulative: Float64, size: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
+def _draw(cumulative: Float64, size: int, rng: np.random.Generator) -> Int64:
     """Draw `size` indices, each with a probability proportional to its share of the sum."""
-    drawn = np.searchsorted(cumulative, rng.uniform(size=size) * cumulative[-1], side="right")
+    shares = rng.uniform(size=size) * cumulative[-1]
+    drawn: Int64 = np.searchsorted(cumulative, shares, side="right")
     # Rounding can draw the end of the sum itself; the last index with a share is meant.
-    return np.minimum(drawn, np.searchsorted(cumulative, cumulative[-1]))
+    last: np.int64 = np.searchsorted(cumulative, cumulative[-1])
+    return np.where(drawn > last, last, drawn)

@@ -8,6 +8,8 @@ Z-code lie in the order of an octree: every cube of 2**n colours a side is one r
 sorted by Z-code. Grey values use the red channel alone; green and blue are zero.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,12 +18,13 @@ from dkmeans._kernels.compile import inline, kernel
 UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]
 Int64 = npt.NDArray[np.int64]
+Integer = int | np.integer[Any]
 
 N_CODES = 1 << 24
 
 
 @inline
-def spread(value: int) -> int:
+def spread(value: Integer) -> Integer:
     """Place the 8 bits of `value` three apart: bit i goes to bit 3 i."""
     value = (value | (value << 8)) & 0x00F00F
     value = (value | (value << 4)) & 0x0C30C3
@@ -29,7 +32,7 @@ def spread(value: int) -> int:
 
 
 @inline
-def gather(value: int) -> int:
+def gather(value: Integer) -> Integer:
     """Collect every third bit of `value`, the inverse of `spread`."""
     value = value & 0x249249
     value = (value | (value >> 2)) & 0x0C30C3
@@ -38,19 +41,16 @@ def gather(value: int) -> int:
 
 
 @kernel
-def count_rgb(red: UInt8, green: UInt8, blue: UInt8, step: int, counts: UInt32) -> None:
-    """Add `step` (1, or -1 to take back) to the count of each pixel's colour.
+def count_rgb(red: UInt8, green: UInt8, blue: UInt8, counts: UInt32) -> None:
+    """Add 1 to the count of each pixel's colour.
 
     Parameters
     ----------
     red, green, blue
         The bands of one block, each (height, width), any strides.
-    step
-        What each pixel adds.
     counts
         OUT (2**24,), by code. Wraps at 2**32: a caller counts fewer pixels than that.
     """
-    add = np.uint32(step)
     for y in range(red.shape[0]):
         for x in range(red.shape[1]):
             code = (
@@ -58,16 +58,15 @@ def count_rgb(red: UInt8, green: UInt8, blue: UInt8, step: int, counts: UInt32) 
                 | (np.uint32(green[y, x]) << np.uint32(8))
                 | np.uint32(blue[y, x])
             )
-            counts[code] += add
+            counts[code] += np.uint32(1)
 
 
 @kernel
-def count_grey(grey: UInt8, step: int, counts: UInt32) -> None:
-    """Add `step` to the count of each pixel's value; `counts` is OUT (256,), else as above."""
-    add = np.uint32(step)
+def count_grey(grey: UInt8, counts: UInt32) -> None:
+    """Add 1 to the count of each pixel's value; `counts` is OUT (256,), else as above."""
     for y in range(grey.shape[0]):
         for x in range(grey.shape[1]):
-            counts[grey[y, x]] += add
+            counts[grey[y, x]] += np.uint32(1)
 
 
 @kernel

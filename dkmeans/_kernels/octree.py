@@ -10,13 +10,16 @@ Nodes of level b are cubes of 2**(8 - b) values a side. Levels 2 to 6 are stored
 level 6 lie at most 64 colours, which are compared one by one.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._kernels.colours import Int64, UInt32, gather
+from dkmeans._kernels.colours import Int64, Integer, UInt32, gather
 from dkmeans._kernels.compile import inline, kernel
 
 Float64 = npt.NDArray[np.float64]
+Number = float | np.integer[Any] | np.floating[Any]
 
 TOP, BOTTOM = 2, 6
 COLOURS = 8  # the level of single colours
@@ -45,9 +48,7 @@ def group(keys: UInt32, shift: int, prefixes: UInt32, starts: Int64) -> int:
 
 
 @kernel
-def total_colours(
-    codes: UInt32, counts: Int64, starts: Int64, weights: Int64, sums: Int64
-) -> None:
+def total_colours(codes: UInt32, counts: Int64, starts: Int64, weights: Int64, sums: Int64) -> None:
     """Sum the colours of each run: `weights` is OUT (n,), `sums` OUT (n, 3)."""
     for node in range(weights.size):
         for i in range(starts[node], starts[node + 1]):
@@ -60,7 +61,7 @@ def total_colours(
 
 @inline
 def _keep_candidates(
-    prefix: int, level: int, centers: Float64, above: Int64, n_above: int, kept: Int64
+    prefix: Integer, level: int, centers: Float64, above: Int64, n_above: Integer, kept: Int64
 ) -> int:
     """Write to `kept` the centres of `above` that can be nearest to a colour of the cube."""
     side = 1 << (8 - level)
@@ -95,10 +96,11 @@ def _keep_candidates(
 
 @inline
 def _nearest(
-    red: float, green: float, blue: float, centers: Float64, kept: Int64, n_kept: int
-) -> int:
-    """The nearest of the kept centres; ties go to the lowest index."""
-    nearest, best = kept[0], np.inf
+    red: Number, green: Number, blue: Number, centers: Float64, kept: Int64, n_kept: Integer
+) -> Integer:
+    """Return the nearest of the kept centres; ties go to the lowest index."""
+    nearest: Integer = kept[0]
+    best = np.inf
     for i in range(n_kept):
         c = kept[i]
         d0 = red - centers[c, 0]
@@ -164,7 +166,12 @@ def assign_accumulate(
         node = position[level]
         position[level] += 1
         n = _keep_candidates(
-            np.int64(prefixes[node]), level, centers, kept[level - 1], n_kept[level - 1], kept[level]
+            np.int64(prefixes[node]),
+            level,
+            centers,
+            kept[level - 1],
+            n_kept[level - 1],
+            kept[level],
         )
         n_kept[level] = n
         if n == 1 or level == depth:

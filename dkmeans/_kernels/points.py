@@ -22,7 +22,7 @@ def _squared_distance(points: Float64, i: int, centers: Float64, c: int) -> floa
 def potentials(
     points: Float64, weights: Float64, closest: Float64, candidates: Int64, totals: Float64
 ) -> None:
-    """What the weighted sum of squared distances becomes with each candidate as one more centre.
+    """Write the weighted sum of squared distances with each candidate as one more centre.
 
     Parameters
     ----------
