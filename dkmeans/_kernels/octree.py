@@ -60,6 +60,23 @@ def total_colours(codes: UInt32, counts: Int64, starts: Int64, weights: Int64, s
 
 
 @inline
+def _begin(n_clusters: int, first: int, last: int) -> tuple[Int64, Int64, Int64, Int64]:
+    """Return the state of a walk over nodes `first` to `last` of level TOP, with all centres.
+
+    By level: the centres kept for its node, how many they are, the next node, the end of the run.
+    """
+    kept = np.empty((BOTTOM + 1, n_clusters), np.int64)
+    n_kept = np.zeros(BOTTOM + 1, np.int64)
+    position = np.zeros(BOTTOM + 1, np.int64)
+    end = np.zeros(BOTTOM + 1, np.int64)
+    kept[TOP - 1] = np.arange(n_clusters)
+    n_kept[TOP - 1] = n_clusters
+    position[TOP] = first
+    end[TOP] = last
+    return kept, n_kept, position, end
+
+
+@inline
 def _keep_candidates(
     prefix: Integer, level: int, centers: Float64, above: Int64, n_above: Integer, kept: Int64
 ) -> int:
@@ -149,29 +166,17 @@ def assign_accumulate(
     weights, sums
         OUT (k,) and (k, 3): added to.
     """
-    n_clusters = centers.shape[0]
-    kept = np.empty((BOTTOM + 1, n_clusters), np.int64)
-    n_kept = np.zeros(BOTTOM + 1, np.int64)
-    position = np.zeros(BOTTOM + 1, np.int64)
-    end = np.zeros(BOTTOM + 1, np.int64)
-    kept[TOP - 1] = np.arange(n_clusters)
-    n_kept[TOP - 1] = n_clusters
+    kept, n_kept, position, end = _begin(centers.shape[0], first, last)
     level = TOP
-    position[TOP] = first
-    end[TOP] = last
     while level >= TOP:
         if position[level] == end[level]:
             level -= 1
             continue
         node = position[level]
         position[level] += 1
+        prefix = np.int64(prefixes[node])
         n = _keep_candidates(
-            np.int64(prefixes[node]),
-            level,
-            centers,
-            kept[level - 1],
-            n_kept[level - 1],
-            kept[level],
+            prefix, level, centers, kept[level - 1], n_kept[level - 1], kept[level]
         )
         n_kept[level] = n
         if n == 1 or level == depth:
@@ -220,16 +225,8 @@ def fill_table(
     table
         OUT (2**24,), by code.
     """
-    n_clusters = centers.shape[0]
-    kept = np.empty((BOTTOM + 1, n_clusters), np.int64)
-    n_kept = np.zeros(BOTTOM + 1, np.int64)
-    kept[TOP - 1] = np.arange(n_clusters)
-    n_kept[TOP - 1] = n_clusters
-    position = np.zeros(BOTTOM + 1, np.int64)
-    end = np.zeros(BOTTOM + 1, np.int64)
+    kept, n_kept, position, end = _begin(centers.shape[0], first, last)
     level = TOP
-    position[TOP] = first
-    end[TOP] = last
     while level >= TOP:
         if position[level] == end[level]:
             level -= 1
