@@ -1,0 +1,74 @@
+"""Windows and grids against counting pixels one by one."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dkmeans._tiling import Window, grid, grow, reading_block, split
+
+extents = st.integers(1, 40)
+blocks = st.tuples(st.integers(1, 50), st.integers(1, 50))
+
+
+@given(extents, extents, blocks)
+def test_grid_covers_every_pixel_once_row_by_row(height, width, block):
+    times = np.zeros((height, width), int)
+    windows = list(grid(height, width, block))
+    for window in windows:
+        times[window.rows, window.columns] += 1
+        assert window.n_pixels == times[window.rows, window.columns].size
+        assert (window.height, window.width) <= block
+        assert window.y % block[0] == 0
+        assert window.x % block[1] == 0
+    assert (times == 1).all()
+    assert windows == sorted(windows)
+
+
+@given(extents, extents, blocks, st.integers(0, 9), st.integers(0, 9))
+def test_split_covers_the_window_once(height, width, block, y, x):
+    times = np.zeros((60, 60), int)
+    window = Window(y, x, height, width)
+    for part in split(window, block):
+        times[part.rows, part.columns] += 1
+        assert part.height <= block[0]
+        assert part.width <= block[1]
+    assert times[window.rows, window.columns].all()
+    assert times.sum() == window.n_pixels
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+def test_nothing_has_no_windows(size):
+    assert not list(grid(*size, (2, 2)))
+
+
+@given(*[st.integers(1, 3000)] * 4)
+def test_grow_keeps_its_promises(block, unit, target, limit):
+    extent = grow(block, unit, target, limit)
+    assert extent > 0
+    assert extent % unit == 0
+    step = np.lcm(block, unit)
+    if step <= 4 * target or step <= limit:
+        assert extent % block == 0
+    assert extent <= max(step, min(target, limit))
+
+
+@given(st.integers(1, 100_000), blocks, st.integers(1, 4))
+def test_reading_block_is_of_whole_blocks_and_bounded(width, block, pixel_bytes):
+    height, across = reading_block(width, block, pixel_bytes, side=100, target=1 << 16)
+    assert height % block[0] == 0
+    if block[1] >= width:  # stored in rows
+        assert across == width
+        assert height == block[0] or height * width * pixel_bytes <= 1 << 16
+    else:
+        assert across % block[1] == 0
+        assert height == block[0] or height <= 100
+        assert across == block[1] or across <= 100
+
+
+def test_windows_are_values():
+    window = Window(2, 3, 4, 5)
+    assert window == Window(2, 3, 4, 5)
+    assert len({window, Window(2, 3, 4, 5)}) == 1
+    with pytest.raises(AttributeError):
+        window.y = 0

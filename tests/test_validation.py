@@ -1,0 +1,63 @@
+"""Each check: what passes, what is refused, and what the message says."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from dkmeans._validation import (
+    DkmeansError,
+    InvalidArgumentError,
+    OutputError,
+    SourceError,
+    check_choice,
+    check_integer,
+    check_number,
+)
+
+
+@pytest.mark.parametrize("value", [1, 256, np.int64(7), np.uint8(7)])
+def test_integers_of_the_range_pass(value):
+    checked = check_integer("n_colors", value, 1, 256)
+    assert type(checked) is int
+    assert checked == value
+
+
+@pytest.mark.parametrize("value", [0, 257, -1, 2.0, "8", None, True, np.bool_(1), np.nan])
+def test_other_integers_are_refused(value):
+    with pytest.raises(InvalidArgumentError) as caught:
+        check_integer("n_colors", value, 1, 256, "the size of a palette")
+    message = str(caught.value)
+    assert "n_colors" in message
+    assert repr(value) in message
+    assert "from 1 to 256 (the size of a palette)" in message
+
+
+def test_an_integer_may_have_no_upper_bound():
+    assert check_integer("seed", 10**30, 0) == 10**30
+    with pytest.raises(InvalidArgumentError, match=r"seed is -1; .* at least 0\.$"):
+        check_integer("seed", -1, 0)
+
+
+def test_a_choice_is_one_of_those_allowed():
+    assert check_choice("dither", "none", ("none", "blue-noise")) == "none"
+    with pytest.raises(InvalidArgumentError, match="dither is 'floyd'; .* none, blue-noise"):
+        check_choice("dither", "floyd", ("none", "blue-noise"))
+
+
+@pytest.mark.parametrize("value", [0, 1e-4, np.float32(0.5), Fraction(1, 2), 10**9])
+def test_finite_numbers_of_at_least_the_bound_pass(value):
+    checked = check_number("tol", value, 0)
+    assert type(checked) is float
+    assert checked == value
+
+
+@pytest.mark.parametrize("value", [-1e-9, np.inf, np.nan, "1", None, False, 1j])
+def test_other_numbers_are_refused(value):
+    with pytest.raises(InvalidArgumentError, match="tol is .* at least 0"):
+        check_number("tol", value, 0)
+
+
+def test_every_error_is_caught_by_the_one_base():
+    assert all(issubclass(e, DkmeansError) for e in (InvalidArgumentError, SourceError, OutputError))
+    assert issubclass(InvalidArgumentError, ValueError)
