@@ -1,6 +1,6 @@
 """Lloyd's algorithm on a summary: restarts, stop rules, empty clusters."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -14,7 +14,7 @@ from dkmeans._summary import Totals
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
-StopReason = Literal["converged", "tol", "max_iter"]
+StopReason = Literal["converged", "tol", "max_iter", "exact"]
 
 _POINTS_PER_CLUSTER = 16  # restarts run at the first depth with this many points a cluster
 
@@ -164,7 +164,7 @@ def _iterate(
     """Run Lloyd's algorithm at one depth; the last step only assigns, so all results agree."""
     reason: StopReason = "max_iter"
     n_iter = 0
-    for n_iter in range(1, max_iter + 1):
+    for n_iter in range(1, max_iter + 1):  # noqa: B007 - it is returned
         totals = summary.assign(centers, depth)
         previous, centers = centers, _means(summary, centers, totals, depth)
         shift = float(((centers - previous) ** 2).sum())

@@ -8,9 +8,9 @@ run on the scheduler that Dask is configured for, threads by default.
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import dask
 import numpy as np
@@ -83,13 +83,13 @@ class Progress(Protocol):
     """Who is told how a pass goes. Called from any thread."""
 
     def begin(self, name: str, nbytes: int) -> None:
-        """A pass over `nbytes` begins."""
+        """Take note that a pass over `nbytes` begins."""
 
     def advance(self, nbytes: int) -> None:
         """Another `nbytes` have been read and dealt with."""
 
     def end(self) -> None:
-        """The pass is over."""
+        """Take note that the pass is over."""
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: it ends a task whose result nobody awaits
@@ -124,8 +124,10 @@ class Ticker:
         """Whether the pass was started in this process."""
         return self._advance is not None
 
-    def __enter__(self) -> "Ticker":
+    def __enter__(self) -> Self:
         with self._idle:
+            if self._cancelled:
+                raise Cancelled
             self._running += 1
         return self
 
@@ -136,8 +138,8 @@ class Ticker:
 
     def cancel(self) -> None:
         """Make the tasks of this process stop at their next block, and wait until they have."""
-        self._cancelled = True
         with self._idle:
+            self._cancelled = True  # from here on none begins
             self._idle.wait_for(lambda: self._running == 0)
 
 
@@ -224,7 +226,7 @@ def _tree(submit: Callable[..., Any], merge: Callable[[R, R], R], parts: list[An
     return parts[0]
 
 
-def _run_local(tasks: list[Callable[[], R]], merge: Callable[[R, R], R]) -> R:
+def _run_local(tasks: Sequence[Callable[[], R]], merge: Callable[[R, R], R]) -> R:
     def submit(function: Callable[..., Any], *args: Any) -> Any:
         return delayed(function, pure=False, traverse=False)(*args)
 
@@ -234,7 +236,7 @@ def _run_local(tasks: list[Callable[[], R]], merge: Callable[[R, R], R]) -> R:
 
 def _run_distributed(
     client: Any,
-    tasks: list[Callable[[], R]],
+    tasks: Sequence[Callable[[], R]],
     merge: Callable[[R, R], R],
     sizes: list[int],
     advance: Callable[[int], None],
@@ -283,7 +285,7 @@ def n_workers() -> int:
     """Return how many tasks the active scheduler runs at once."""
     client = _client()
     if client is not None:
-        return max(1, sum(client.nthreads().values()))
+        return max(1, int(sum(client.nthreads().values())))
     if _scheduler() in _IN_ONE_THREAD:
         return 1
     return int(dask.config.get("num_workers", None) or dask.system.CPU_COUNT)
@@ -315,7 +317,7 @@ def _split(piece: Piece, target: float) -> Iterator[Piece]:
     for stop, window in enumerate(piece.windows, 1):
         size += window.height * window.width * piece.pixel_bytes
         if size >= target or stop == len(piece.windows):
-            yield Piece(piece.index, piece.source, piece.windows[start:stop])
+            yield replace(piece, windows=piece.windows[start:stop])
             start, size = stop, 0
 
 

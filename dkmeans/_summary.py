@@ -22,7 +22,7 @@ Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
 
-MAX_PIXELS_PER_COUNTER = 2**32 - 1  # a counter's entries are uint32
+_MAX_IN_TABLE = 2**32 - 1  # pixels: the entries of a counter's table are uint32
 _SMALL = 200_000  # colours; below this, threads cost more than they save
 
 
@@ -37,23 +37,30 @@ class ColourCounter:
 
     def __init__(self, bands: int) -> None:
         self._bands = bands
-        self._counts = np.zeros(256 if bands == 1 else kernels.N_CODES, np.uint32)
+        self._table = np.zeros(256 if bands == 1 else kernels.N_CODES, np.uint32)
+        self._in_table = 0
+        self._earlier = ColourCounts.empty(bands)
 
-    def add(self, block: UInt8, step: int = 1) -> None:
-        """Count the pixels of `block`, (height, width, 1 or 3); step -1 takes them back."""
+    def add(self, block: UInt8) -> None:
+        """Count the pixels of `block`, (height, width, 1 or 3), fewer than 2**32."""
+        n_pixels = block.shape[0] * block.shape[1]
+        if self._in_table + n_pixels > _MAX_IN_TABLE:
+            self._earlier = self.counts()
+            self._table[:] = 0
+            self._in_table = 0
+        self._in_table += n_pixels
         if self._bands == 1:
-            kernels.count_grey(block[..., 0], step, self._counts)
+            kernels.count_grey(block[..., 0], self._table)
         else:
-            red, green, blue = planes(block)
-            kernels.count_rgb(red, green, blue, step, self._counts)
+            kernels.count_rgb(*planes(block), self._table)
 
     def counts(self) -> "ColourCounts":
         """Return what was counted so far."""
-        n = int(np.count_nonzero(self._counts))
+        n = int(np.count_nonzero(self._table))
         codes, counts = np.empty(n, np.uint32), np.empty(n, np.int64)
         compact = kernels.compact_grey if self._bands == 1 else kernels.compact_rgb
-        compact(self._counts, codes, counts)
-        return ColourCounts(self._bands, codes, counts)
+        compact(self._table, codes, counts)
+        return self._earlier.merge(ColourCounts(self._bands, codes, counts))
 
 
 def planes(block: UInt8) -> tuple[UInt8, UInt8, UInt8]:
@@ -80,10 +87,14 @@ class ColourCounts:
             return self if self.codes.size else other
         size = self.codes.size + other.codes.size
         codes, counts = np.empty(size, np.uint32), np.empty(size, np.int64)
-        n = kernels.merge_counts(
-            self.codes, self.counts, other.codes, other.counts, codes, counts
-        )
+        n = kernels.merge_counts(self.codes, self.counts, other.codes, other.counts, codes, counts)
         return ColourCounts(self.bands, codes[:n].copy(), counts[:n].copy())
+
+    def without(self, other: "ColourCounts") -> "ColourCounts":
+        """Return these counts less those of `other`, which are part of them."""
+        rest = self.merge(ColourCounts(other.bands, other.codes, -other.counts))
+        left = rest.counts > 0
+        return ColourCounts(self.bands, rest.codes[left], rest.counts[left])
 
     @property
     def n_pixels(self) -> int:
@@ -131,11 +142,13 @@ class ColourSummary:
     @cached_property
     def squares(self) -> tuple[int, ...]:
         """The sum of squares over all pixels, for each band, exact."""
-        colours = self.colours()
-        return tuple(
-            int((self.counts * colours[:, band].astype(np.int64) ** 2).sum())
-            for band in range(self.bands)
-        )
+        return tuple(self._squares(band) for band in self.colours().T)
+
+    def _squares(self, values: UInt8) -> int:
+        counts = np.zeros(256, np.int64)
+        np.add.at(counts, values, self.counts)
+        # As Python integers: the sum of squares outgrows int64 where the counts do not.
+        return sum(value * value * count for value, count in enumerate(counts.tolist()))
 
     @cached_property
     def total(self) -> tuple[int, ...]:
@@ -196,7 +209,7 @@ class ColourSummary:
         for i in np.argsort(-distances, kind="stable")[:n]:
             if distances[i] == 0:
                 return
-            weight = np.int64(weights[i])
+            weight = np.asarray(weights[i], np.int64)
             yield labels[i], Totals(weight, np.rint(points[i] * weights[i]).astype(np.int64))
 
 
@@ -219,8 +232,12 @@ class _Octree:
         child_offsets = [*self._offsets[1:-1], 0]  # the children of the last level are colours
         self.arrays = (
             np.concatenate([level[0] for level in levels]),
-            np.concatenate([level[1][:-1] + o for level, o in zip(levels, child_offsets, strict=True)]),
-            np.concatenate([level[1][1:] + o for level, o in zip(levels, child_offsets, strict=True)]),
+            np.concatenate(
+                [level[1][:-1] + o for level, o in zip(levels, child_offsets, strict=True)]
+            ),
+            np.concatenate(
+                [level[1][1:] + o for level, o in zip(levels, child_offsets, strict=True)]
+            ),
             np.concatenate([level[2] for level in levels]),
             np.concatenate([level[3] for level in levels]),
         )

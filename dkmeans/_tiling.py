@@ -76,3 +76,31 @@ def grow(block: int, unit: int, target: int, limit: int) -> int:
     if step > max(4 * target, 1) and step > limit:
         step = unit
     return step * max(1, min(target, limit) // step)
+
+
+def reading_block(
+    width: int, block: tuple[int, int], pixel_bytes: int, side: int = 2048, target: int = 4 << 20
+) -> tuple[int, int]:
+    """Choose the windows to read: whole blocks, a few MiB, full rows where rows are stored.
+
+    Parameters
+    ----------
+    width
+        Of the picture.
+    block
+        The height and width in which it is stored.
+    pixel_bytes
+        Bytes of a decoded pixel.
+    side
+        About how many pixels high and wide, where the picture is stored in tiles.
+    target
+        About how many bytes, where it is stored in rows.
+
+    Examples
+    --------
+    >>> reading_block(30000, (512, 512), 3), reading_block(30000, (1, 30000), 3)
+    ((2048, 2048), (46, 30000))
+    """
+    if block[1] >= width:
+        return block[0] * max(1, target // (block[0] * width * pixel_bytes)), width
+    return block[0] * max(1, side // block[0]), block[1] * max(1, side // block[1])

@@ -44,10 +44,14 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None, why:
     InvalidArgumentError
         If the value is not an integer of the range.
     """
-    allowed = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+    allowed = (
+        f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+    )
     fits = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not fits or value < low or (high is not None and value > high):
-        raise InvalidArgumentError(f"{name} is {value!r}; it must be {allowed}{why and f' ({why})'}.")
+        raise InvalidArgumentError(
+            f"{name} is {value!r}; it must be {allowed}{why and f' ({why})'}."
+        )
     return int(value)
 
 
@@ -62,5 +66,7 @@ def check_number(name: str, value: Any, low: float) -> float:
     """Return `value` as a float, or raise if it is no finite number of at least `low`."""
     fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not fits or not low <= value < float("inf"):
-        raise InvalidArgumentError(f"{name} is {value!r}; it must be a finite number of at least {low:g}.")
+        raise InvalidArgumentError(
+            f"{name} is {value!r}; it must be a finite number of at least {low:g}."
+        )
     return float(value)

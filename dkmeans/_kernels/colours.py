@@ -18,6 +18,7 @@ from dkmeans._kernels.compile import inline, kernel
 UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]
 Int64 = npt.NDArray[np.int64]
+UInts = npt.NDArray[np.unsignedinteger]
 Integer = int | np.integer[Any]
 
 N_CODES = 1 << 24
@@ -168,7 +169,7 @@ def decode(codes: UInt32, points: UInt8) -> None:
 
 @kernel
 def look_up_rgb(
-    red: UInt8, green: UInt8, blue: UInt8, table: npt.NDArray[np.unsignedinteger], labels: UInt8
+    red: UInt8, green: UInt8, blue: UInt8, table: UInts, labels: UInts
 ) -> None:
     """Write each pixel's entry of `table`.
 
@@ -189,3 +190,42 @@ def look_up_rgb(
                 | np.uint32(blue[y, x])
             )
             labels[y, x] = table[code]
+
+
+@kernel
+def look_up_measured(
+    red: UInt8,
+    green: UInt8,
+    blue: UInt8,
+    table: UInts,
+    colors: UInt8,
+    labels: UInts,
+    uses: Int64,
+) -> int:
+    """Look up labels as `look_up_rgb` does, and measure what they change.
+
+    `colors`, (k, 3), are what the labels stand for; each pixel adds 1 to its label's entry of
+    `uses`, OUT (k,). Returns the sum of squared differences over all pixels and bands.
+    """
+    error = np.int64(0)
+    for y in range(red.shape[0]):
+        for x in range(red.shape[1]):
+            r, g, b = np.int64(red[y, x]), np.int64(green[y, x]), np.int64(blue[y, x])
+            label = table[(r << 16) | (g << 8) | b]
+            labels[y, x] = label
+            uses[label] += 1
+            r -= colors[label, 0]
+            g -= colors[label, 1]
+            b -= colors[label, 2]
+            error += r * r + g * g + b * b
+    return error
+
+
+@kernel
+def interleave(red: UInt8, green: UInt8, blue: UInt8, pixels: UInt8) -> None:
+    """Write three bands, each (height, width), to `pixels`, OUT (height, width, 3)."""
+    for y in range(red.shape[0]):
+        for x in range(red.shape[1]):
+            pixels[y, x, 0] = red[y, x]
+            pixels[y, x, 1] = green[y, x]
+            pixels[y, x, 2] = blue[y, x]

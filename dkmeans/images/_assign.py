@@ -1,0 +1,166 @@
+"""The last pass: give each pixel the label of its nearest colour, and write the labels."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans._kernels import colours as kernels
+from dkmeans._kernels import octree
+from dkmeans._palette import Palette
+from dkmeans._passes import Partition, Piece, Ticker
+from dkmeans._summary import planes
+from dkmeans._tiling import Window, reading_block, split
+from dkmeans._validation import SourceError
+from dkmeans.images._outputs import Entry, Labels, Output
+from dkmeans.images._staging import StagedSource
+from dkmeans.images._store import label_dtype
+
+_table_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class OutputPiece(Piece):
+    """Some windows of one source and where their labels go."""
+
+    output: Output
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are all windows of the source."""
+        height, width, _ = self.source.shape
+        return sum(window.n_pixels for window in self.windows) == height * width
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a source, or of a part of it.
+
+    Attributes
+    ----------
+    entries
+        Parts that are still to be joined.
+    nbytes
+        The size of the finished output, or None if parts are to be joined.
+    uses, error
+        Where they were measured: the pixels of each label, (k,) int64, and the sum of squared
+        differences over pixels and bands (three for grey too).
+    """
+
+    entries: tuple[Entry, ...]
+    nbytes: int | None
+    uses: npt.NDArray[np.int64] | None
+    error: int
+
+    def merge(self, other: "Written") -> "Written":
+        """Return both parts of a source as one."""
+        uses = None if self.uses is None or other.uses is None else self.uses + other.uses
+        return Written(self.entries + other.entries, None, uses, self.error + other.error)
+
+
+@dataclass
+class Assigned:
+    """By index of the source: what was written, and why it failed."""
+
+    written: dict[int, Written] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+
+    def merge(self, other: "Assigned") -> "Assigned":
+        """Return the results of two runs of partitions."""
+        written = dict(self.written)
+        for index, part in other.written.items():
+            written[index] = written[index].merge(part) if index in written else part
+        return Assigned(written, self.failures | other.failures)
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Labels the pieces of a partition and writes them.
+
+    Parameters
+    ----------
+    palette
+        The colours; a label is the index of the nearest, ties to the lowest.
+    measure
+        Whether to count the uses of each colour and the squared error.
+    """
+
+    palette: Palette
+    measure: bool
+
+    def __call__(self, partition: Partition, tick: Ticker) -> Assigned:
+        result = Assigned()
+        for piece in partition:
+            assert isinstance(piece, OutputPiece)  # noqa: S101 - tells the type checker what quantize made
+            try:
+                result = result.merge(Assigned({piece.index: self._write(piece, tick)}))
+            except SourceError as error:
+                result.failures[piece.index] = str(error)
+        return result
+
+    def _write(self, piece: OutputPiece, tick: Ticker) -> Written:
+        work = _Labelling(piece, self.palette, self.measure, tick)
+        first = piece.windows[0]
+        part = f"{piece.index}-{first.y}-{first.x}.part"
+        entries = piece.output.write(part, work.blocks())
+        nbytes = None
+        if piece.is_whole:
+            nbytes, entries = piece.output.finish(entries), []
+            if isinstance(piece.source, StagedSource):
+                piece.source.remove()
+        return Written(tuple(entries), nbytes, work.uses, work.error)
+
+
+class _Labelling:
+    """Walks over the windows of a piece and keeps the tally."""
+
+    def __init__(self, piece: OutputPiece, palette: Palette, measure: bool, tick: Ticker) -> None:  # noqa: FBT001 - private
+        self._piece = piece
+        self._colors = palette.colors
+        self._tick = tick
+        self.uses = np.zeros(len(palette), np.int64) if measure else None
+        self.error = 0
+
+    def blocks(self) -> Iterator[tuple[Window, Labels]]:
+        """Yield each window with its labels, (height, width)."""
+        source, windows = self._piece.source, self._piece.windows
+        table = label_table(self._colors.tobytes())
+        size = reading_block(source.shape[1], source.block, self._piece.pixel_bytes)
+        blocks = source.read([part for window in windows for part in split(window, size)])
+        for window in windows:
+            labels = np.empty((window.height, window.width), table.dtype)
+            for part in split(window, size):
+                y, x = part.y - window.y, part.x - window.x
+                block = next(blocks)
+                self._look_up(block, table, labels[y : y + part.height, x : x + part.width])
+                self._tick(block.nbytes)
+            yield window, labels
+
+    def _look_up(self, block: npt.NDArray[np.uint8], table: Labels, labels: Labels) -> None:
+        if self.uses is None:
+            kernels.look_up_rgb(*planes(block), table, labels)
+        else:
+            self.error += kernels.look_up_measured(
+                *planes(block), table, self._colors, labels, self.uses
+            )
+
+
+def label_table(colors: bytes) -> Labels:
+    """Return the label of every 8-bit colour, (2**24,), for a palette's colours as bytes.
+
+    The last tables are kept: all tasks of a process share one.
+    """
+    with _table_lock:
+        return _label_table(colors)
+
+
+@lru_cache(maxsize=2)
+def _label_table(colors: bytes) -> Labels:
+    centers = np.frombuffer(colors, np.uint8).reshape(-1, 3).astype(np.float64)
+    table = np.empty(kernels.N_CODES, label_dtype(len(centers)))
+    octree.fill_table(centers, 0, 8**octree.TOP, table)
+    table.flags.writeable = False
+    return table

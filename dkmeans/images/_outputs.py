@@ -1,0 +1,213 @@
+"""Where labels go: files joined from parts, and Zarr arrays. Nothing looks finished too early.
+
+Workers write *parts* in a scratch folder beside the output, each with any windows of a picture.
+The assembler joins the parts of a picture in the order of their keys and renames the result into
+place. The bytes do not depend on how the windows were dealt out.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans._palette import Palette
+from dkmeans._tiling import Window, grow, split
+from dkmeans.images import _png, _store, _tiff
+
+Labels = npt.NDArray[np.unsignedinteger]
+
+_TARGET_ROWS = 512
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """A stretch of a part: its rank in the finished file, where it lies, and its checksum."""
+
+    key: int
+    part: str
+    start: int
+    size: int
+    adler: int = 0
+    length: int = 0
+
+
+class Output(Protocol):
+    """Takes the labels of one picture, window by window, in any order. Pickled into tasks."""
+
+    def unit(self, height: int, width: int) -> tuple[int, int]:
+        """Return what the corners of windows must be multiples of; the width for full rows."""
+
+    def write(self, part: str, blocks: Iterable[tuple[Window, Labels]]) -> list[Entry]:
+        """Write labels to a part of this name; writing it again gives the same."""
+
+    def finish(self, entries: Sequence[Entry]) -> int:
+        """Make the finished output of all entries; return its size in bytes."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image file, joined from parts.
+
+    Attributes
+    ----------
+    path, scratch
+        The finished file and the folder for parts, both on one file system.
+    height, width
+        Of the picture.
+    """
+
+    path: str
+    scratch: str
+    height: int
+    width: int
+    palette: Palette
+    compression: _png.Compression
+
+    def write(self, part: str, blocks: Iterable[tuple[Window, Labels]]) -> list[Entry]:
+        """Encode labels to the file `part` in the scratch folder."""
+        path = os.path.join(self.scratch, part)
+        entries = []
+        with open(path, "wb") as file:
+            for window, labels in blocks:
+                for key, data, adler, length in self._encode(window, labels):
+                    entries.append(Entry(key, path, file.tell(), len(data), adler, length))
+                    file.write(data)
+        return entries
+
+    def finish(self, entries: Sequence[Entry]) -> int:
+        """Join the parts, move the file into place and remove the parts."""
+        entries = sorted(entries)
+        joined = f"{entries[0].part}.joined"
+        header, trailer = self._frame(entries)
+        with open(joined, "wb") as file:
+            file.write(header)
+            file.flush()
+            _copy(entries, file)
+            file.seek(0, os.SEEK_END)
+            file.write(trailer)
+            size = file.tell()
+        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(joined, self.path)
+        for part in {entry.part for entry in entries}:
+            os.unlink(part)
+        return size
+
+    def _encode(self, window: Window, labels: Labels) -> Iterator[tuple[int, bytes, int, int]]:
+        raise NotImplementedError
+
+    def _frame(self, entries: Sequence[Entry]) -> tuple[bytes, bytes]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PngFile(ImageFile):
+    """An indexed PNG."""
+
+    def unit(self, height: int, width: int) -> tuple[int, int]:
+        """Full rows, whole bands."""
+        return _png.band_rows(width, self._depth), width
+
+    @property
+    def _depth(self) -> int:
+        return _png.bit_depth(len(self.palette))
+
+    def _encode(self, window: Window, labels: Labels) -> Iterator[tuple[int, bytes, int, int]]:
+        rows = _png.band_rows(self.width, self._depth)
+        for y in range(0, window.height, rows):
+            band = _png.encode_band(labels[y : y + rows], self._depth, self.compression)
+            yield (window.y + y) // rows, band.chunk, band.adler, band.length
+
+    def _frame(self, entries: Sequence[Entry]) -> tuple[bytes, bytes]:
+        header = _png.header(self.height, self.width, self._depth, self.palette)
+        return header, _png.trailer([(entry.adler, entry.length) for entry in entries])
+
+
+@dataclass(frozen=True)
+class TiffFile(ImageFile):
+    """A tiled palette BigTIFF."""
+
+    def unit(self, height: int, width: int) -> tuple[int, int]:
+        """Whole tiles."""
+        return _tiff.TILE, _tiff.TILE
+
+    def _encode(self, window: Window, labels: Labels) -> Iterator[tuple[int, bytes, int, int]]:
+        across = -(-self.width // _tiff.TILE)
+        for tile in split(window, (_tiff.TILE, _tiff.TILE)):
+            y, x = tile.y - window.y, tile.x - window.x
+            data = _tiff.encode_tile(
+                labels[y : y + tile.height, x : x + tile.width], self.compression
+            )
+            yield tile.y // _tiff.TILE * across + tile.x // _tiff.TILE, data, 0, 0
+
+    def _frame(self, entries: Sequence[Entry]) -> tuple[bytes, bytes]:
+        sizes = [entry.size for entry in entries]
+        return _tiff.header(self.height, self.width, self.palette, sizes), b""
+
+
+@dataclass(frozen=True)
+class ZarrLabels:
+    """A Zarr array of labels, which `_store.create_labels` has made."""
+
+    path: str
+    array: str
+
+    def unit(self, height: int, width: int) -> tuple[int, int]:
+        """Whole chunks."""
+        return min(_store.CHUNK, height), min(_store.CHUNK, width)
+
+    def write(self, part: str, blocks: Iterable[tuple[Window, Labels]]) -> list[Entry]:
+        """Write whole chunks; there are no parts to join."""
+        writer = _store.ArrayWriter(Path(self.path), self.array)
+        for window, labels in blocks:
+            writer.write((window.y, window.x), labels)
+        return []
+
+    def finish(self, entries: Sequence[Entry]) -> int:
+        """Return the size of all chunks."""
+        folder = Path(self.path, self.array)
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def label_windows(
+    output: Output, height: int, width: int, block: tuple[int, int]
+) -> tuple[int, int]:
+    """Choose the size of the windows of labels that a task holds at a time.
+
+    They are multiples of the output's unit and, where that is not too large, of the source's
+    blocks, so that no block is decoded for two windows.
+    """
+    rows, columns = output.unit(height, width)
+    full_rows = columns >= width or block[1] >= width
+    target = _TARGET_ROWS if full_rows else 2048
+    return (
+        grow(block[0], rows, target, height),
+        width if full_rows else grow(block[1], columns, target, width),
+    )
+
+
+def _copy(entries: Sequence[Entry], target: BinaryIO) -> None:
+    """Append the entries to `target`, neighbours of one part in one go."""
+    position = 0
+
+    def run(entry: Entry) -> tuple[str, int]:
+        nonlocal position
+        gap = entry.start - position
+        position += entry.size
+        return entry.part, gap
+
+    for (part, _), group in groupby(entries, run):
+        members = list(group)
+        with open(part, "rb") as source:
+            source.seek(members[0].start)
+            left = members[-1].start + members[-1].size - members[0].start
+            while left:
+                data = source.read(min(left, 1 << 20))
+                if not data:
+                    raise OSError(f"{part}: shorter than it was written")
+                target.write(data)
+                left -= len(data)

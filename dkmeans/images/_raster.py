@@ -1,0 +1,309 @@
+"""Image files: probe the header with Pillow and rasterio, read the pixels with either.
+
+rasterio reads row bands or windows within bounded memory, whatever the size of the file. A JPEG
+that is small enough is decoded whole by Pillow, whose pixels are those that viewers show (GDAL
+interpolates the colours of subsampled JPEG otherwise). What a decoder must hold whole
+(progressive JPEG, interlaced PNG, WebP, turned pictures) is estimated from the header and refused
+beyond `MAX_RESIDENT`.
+"""
+
+import os
+import struct
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import rasterio.errors
+import rasterio.windows
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from dkmeans._tiling import Window
+from dkmeans._validation import SourceError
+
+UInt8 = npt.NDArray[np.uint8]
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+MAX_RESIDENT = 256 << 20  # bytes that one decoder may hold
+
+_MODES = {"L": 1, "RGB": 3}
+_MAX_EXPANSION = 1100  # deflate and Huffman codes yield at most some 1030 bytes for each one stored
+_PILLOW = 7  # bytes a pixel of Pillow's picture and the array made from it
+_COEFFICIENTS = 6  # bytes a pixel that libjpeg holds for a progressive JPEG
+_BAND = 4 << 20  # bytes decoded at a time from a source that is read in order
+_ENV = {
+    "GDAL_CACHEMAX": 64,  # MB; the default is 5 % of the machine's memory
+    "GDAL_NUM_THREADS": 1,  # the parallelism is Dask's
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no side-car files: the pixels are in the file
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",  # a truncated JPEG is an error, not grey pixels
+}
+
+
+@dataclass(frozen=True)
+class RasterSource:
+    """The pixels of one image file. Implements `dkmeans._passes.BlockSource`.
+
+    Attributes
+    ----------
+    path, driver
+        The file and the GDAL driver that reads it.
+    shape
+        (height, width, bands) as seen: after the EXIF orientation is applied.
+    block
+        The height and width in which the file is stored.
+    in_order
+        Whether rows can only be read from first to last.
+    whole
+        Whether all pixels are decoded at once.
+    orientation
+        The EXIF orientation, 1 to 8.
+    stored
+        The size of the file in bytes and its time of change in ns, when it was probed.
+    """
+
+    path: str
+    driver: str
+    shape: tuple[int, int, int]
+    block: tuple[int, int]
+    in_order: bool
+    whole: bool
+    orientation: int
+    stored: tuple[int, int]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype as stored."""
+        return np.dtype(np.uint8)
+
+    def fingerprint(self) -> str:
+        """Return the size and time of change of the file, as probed."""
+        return f"{self.stored[0]}-{self.stored[1]}"
+
+    def read(self, windows: Sequence[Window]) -> Iterator[UInt8]:
+        """Yield the block of each window, (height, width, bands), opening the file once.
+
+        Raises
+        ------
+        SourceError
+            If the file is gone, has changed since it was probed, or cannot be decoded.
+        """
+        with _reading(self.path):
+            if _stored(self.path) != self.stored:
+                raise SourceError(f"{self.path}: changed while it was being read; run again.")
+            if self.whole:
+                image = self._decode()
+                for window in windows:
+                    yield image[window.rows, window.columns]
+            else:
+                with _open(self.path, self.driver) as dataset:
+                    for window in windows:
+                        yield _read(dataset, window)
+
+    def _decode(self) -> UInt8:
+        """Return all pixels, turned as they are to be seen."""
+        if self.driver == "JPEG":
+            with JpegImagePlugin.JpegImageFile(self.path) as picture:
+                image = np.asarray(picture)
+            image = image.reshape(*image.shape[:2], -1)
+        else:
+            with _open(self.path, self.driver) as dataset:
+                image = _read(dataset, None)
+        return _turn(image, self.orientation)
+
+
+def _read(dataset: Any, window: Window | None) -> UInt8:
+    area = window and rasterio.windows.Window(window.x, window.y, window.width, window.height)
+    return np.moveaxis(dataset.read(window=area), 0, -1)
+
+
+def _turn(image: UInt8, orientation: int) -> UInt8:
+    """Return a view of `image` as EXIF says it is to be seen."""
+    if orientation >= 5:  # noqa: PLR2004 - EXIF: 5 to 8 swap rows and columns
+        image = image.swapaxes(0, 1)
+    flip_rows = orientation in (3, 4, 7, 8)
+    flip_columns = orientation in (2, 3, 6, 7)
+    return image[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+@contextmanager
+def _open(path: str, driver: str) -> Iterator[Any]:
+    with rasterio.Env(**_ENV), warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, driver=driver) as dataset:
+            yield dataset
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Turn what goes wrong while reading `path` into one clear error."""
+    try:
+        yield
+    except rasterio.errors.RasterioError as error:
+        reason = str(error.__cause__ or error).strip().rstrip(".")
+        raise SourceError(f"{path}: cannot be decoded, truncated or damaged ({reason}).") from error
+    except FileNotFoundError as error:
+        raise SourceError(f"{path}: no such file.") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(f"{path}: cannot be read ({reason}).") from error
+
+
+def _stored(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def probe(path: str | Path) -> RasterSource:
+    """Read the header of an image file and find out how its pixels can be read.
+
+    Parameters
+    ----------
+    path
+        A JPEG, PNG, WebP or TIFF file, 8-bit grey or RGB.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be read, is no such image, holds what is not yet supported, or cannot
+        be decoded in bounded memory.
+    """
+    path = str(path)
+    with _reading(path):
+        stored = _stored(path)
+        if stored[0] == 0:
+            raise SourceError(f"{path}: the file is empty.")
+        with open(path, "rb") as file:
+            magic = file.read(16)
+        if magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return _probe_tiff(path, stored)
+        for driver, signature, plugin in _PLUGINS:
+            if signature(magic):
+                return _probe_pillow(path, driver, plugin, stored)
+    raise SourceError(f"{path}: not a JPEG, PNG, WebP or TIFF image, whatever its name.")
+
+
+_PLUGINS: tuple[tuple[str, Any, Any], ...] = (
+    ("JPEG", lambda m: m.startswith(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
+    ("PNG", lambda m: m.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+    ("WEBP", lambda m: m[:4] == b"RIFF" and m[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
+)
+
+
+def _probe_pillow(
+    path: str, driver: str, plugin: type[Any], stored: tuple[int, int]
+) -> RasterSource:
+    """Probe with Pillow's reader of one format: `Image.open` would refuse large pictures."""
+    try:
+        with plugin(path) as image:
+            width, height = image.size
+            mode, info = image.mode, image.info
+            # The base class: a PNG's own method would decode all pixels to look for late chunks.
+            orientation = int(Image.Image.getexif(image).get(0x0112, 1))
+    except (SyntaxError, ValueError, OSError, EOFError, KeyError, struct.error) as error:
+        raise SourceError(
+            f"{path}: not a {driver} image, or its header is damaged ({error})."
+        ) from error
+    if info.get("transparency") is not None:
+        mode += " with transparency"
+    if mode not in _MODES:
+        raise SourceError(_unsupported(path, mode))
+    shape = (height, width, _MODES[mode])
+    _check_size(path, shape, stored[0] if driver != "WEBP" else None)
+    orientation = orientation if 1 <= orientation <= 8 else 1  # noqa: PLR2004 - EXIF
+    n_pixels = height * width
+    progressive = bool(info.get("progressive"))
+    pillow_fits = n_pixels * (_PILLOW + progressive * _COEFFICIENTS) <= MAX_RESIDENT
+    whole = orientation != 1 or (driver == "JPEG" and pillow_fits)
+    resident = {
+        "it is turned by its EXIF orientation": (orientation != 1) * n_pixels * shape[2],
+        "the JPEG is progressive": progressive * n_pixels * _COEFFICIENTS,
+        "the PNG is interlaced": bool(info.get("interlace")) * n_pixels * shape[2],
+        "it is WebP": (driver == "WEBP") * n_pixels * shape[2],
+    }
+    for reason, nbytes in resident.items():
+        if nbytes > MAX_RESIDENT:
+            raise SourceError(
+                f"{path}: {reason}, so all {width} x {height} pixels must be held in memory at "
+                f"once ({nbytes >> 20} MiB, allowed are {MAX_RESIDENT >> 20}); convert it to a "
+                "tiled TIFF."
+            )
+    return RasterSource(path, driver, shape, (1, width), True, whole, orientation, stored)
+
+
+def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource:
+    with _open(path, "GTiff") as dataset:
+        bands, dtype = dataset.count, dataset.dtypes[0]
+        shape = (dataset.height, dataset.width, bands)
+        block = dataset.block_shapes[0]
+        compression = dataset.compression
+        kinds = [kind.name for kind in dataset.colorinterp]
+        extras = {
+            f"{bands} bands": bands not in _MODES.values(),
+            f"{dtype} pixels": dtype != "uint8",
+            "a palette": "palette" in kinds,
+            "alpha": "alpha" in kinds,
+            "colours other than grey and RGB": not {*kinds} <= {"gray", "red", "green", "blue"},
+            "georeference": dataset.crs is not None or not dataset.transform.is_identity,
+            "nodata": dataset.nodata is not None,
+            "several pages": len(dataset.subdatasets) > 1,
+        }
+    for what, present in extras.items():
+        if present:
+            raise SourceError(_unsupported(path, what))
+    _check_size(path, shape, None)
+    if _tiff_orientation(path) != 1:
+        raise SourceError(_unsupported(path, "a TIFF orientation"))
+    in_order = False
+    if compression is not None and block[0] == shape[0] and block[0] > 1:
+        # One compressed strip: GDAL holds it as stored, and decodes rows from first to last.
+        in_order = block[0] * block[1] * bands > _BAND
+        if in_order and stored[0] > MAX_RESIDENT:
+            raise SourceError(
+                f"{path}: all pixels are in one compressed strip of {stored[0] >> 20} MiB, which "
+                f"must be held in memory (allowed are {MAX_RESIDENT >> 20}); convert it to a tiled "
+                "TIFF."
+            )
+    return RasterSource(
+        path, "GTiff", shape, (1, shape[1]) if in_order else block, in_order, False, 1, stored
+    )
+
+
+def _tiff_orientation(path: str) -> int:
+    """Return the orientation tag, which GDAL does not tell."""
+    try:
+        with TiffImagePlugin.TiffImageFile(path) as image:
+            return int(image.tag_v2.get(0x0112, 1))
+    except (SyntaxError, ValueError, OSError, EOFError, KeyError, TypeError):
+        return 1  # a layout that Pillow does not know; GDAL has opened it
+
+
+def _check_size(path: str, shape: tuple[int, int, int], stored: int | None) -> None:
+    height, width, bands = shape
+    if height < 1 or width < 1:
+        raise SourceError(f"{path}: has no pixels ({width} x {height}).")
+    decoded = height * width * bands
+    if stored is not None and decoded > _MAX_EXPANSION * stored:
+        raise SourceError(
+            f"{path}: the header claims {width} x {height} pixels, which a file of {stored} bytes "
+            "cannot hold; it is truncated or forged."
+        )
+
+
+def _unsupported(path: str, what: str) -> str:
+    names = {
+        "LA": "alpha",
+        "RGBA": "alpha",
+        "P": "a palette",
+        "1": "1-bit pixels",
+        "CMYK": "CMYK colours",
+        "I": "16-bit pixels",
+        "I;16": "16-bit pixels",
+        "I;16B": "16-bit pixels",
+    }
+    return f"{path}: not yet supported: {names.get(what, what)}; convert it to 8-bit grey or RGB."

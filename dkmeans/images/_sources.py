@@ -1,0 +1,174 @@
+"""What the user names as sources: files, folders, globs and Zarr, expanded to single images."""
+
+import glob
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+
+from dkmeans._passes import BlockSource
+from dkmeans._validation import InvalidArgumentError, SourceError
+from dkmeans.images import _raster, _store
+
+Paths = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image, or what should be one.
+
+    Attributes
+    ----------
+    path
+        Where it lies, as told to the user.
+    name
+        Its path relative to the folder or store that was named: where its output goes.
+    source
+        The pixels, or None if they cannot be read.
+    error
+        Why they cannot be read.
+    nbytes
+        The bytes that the image takes where it lies.
+    """
+
+    path: str
+    name: str
+    source: BlockSource | None
+    error: str | None
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What became of one source.
+
+    Attributes
+    ----------
+    source
+        Its path.
+    output
+        The path of its output, or None if it failed.
+    error
+        Why it failed, or None.
+    height, width
+        In pixels; 0 if the header could not be read.
+    bytes_in, bytes_out
+        The sizes of source and output in bytes, as stored.
+    """
+
+    source: str
+    output: str | None
+    error: str | None
+    height: int
+    width: int
+    bytes_in: int
+    bytes_out: int
+
+
+def report(
+    found: Sequence[Found],
+    files: Mapping[int, Path],
+    failures: Mapping[int, str],
+    sizes: Mapping[int, int],
+) -> tuple[SourceReport, ...]:
+    """Tell what became of each source, given by index: outputs, reasons, sizes of the outputs."""
+    reports = []
+    for index, image in enumerate(found):
+        error = failures.get(index)
+        height, width = image.source.shape[:2] if image.source else (0, 0)
+        output = None if error else str(files[index])
+        size = sizes.get(index, 0)
+        reports.append(SourceReport(image.path, output, error, height, width, image.nbytes, size))
+    return tuple(reports)
+
+
+def as_list(sources: Paths) -> list[Path]:
+    """Return the sources as paths.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If there is none, or one is no path.
+    """
+    paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    if not paths:
+        raise InvalidArgumentError("sources is empty; give files, folders, globs or Zarr arrays.")
+    for path in paths:
+        if not isinstance(path, str | os.PathLike) or "\0" in str(path):
+            raise InvalidArgumentError(f"sources holds {path!r}; each must be a path.")
+    return [Path(path) for path in paths]
+
+
+def find(sources: Paths) -> list[Found]:
+    """Expand sources to images and probe each, in the order given; folders in sorted order.
+
+    A folder is searched to any depth for the suffixes of `_raster.SUFFIXES` and for Zarr. What
+    cannot be read is listed with the reason; what has another suffix is passed over.
+    """
+    found: list[Found] = []
+    for path in as_list(sources):
+        found.extend(_expand(path))
+    return found
+
+
+def is_single(sources: Paths) -> bool:
+    """Return whether the sources are one file or array, not a folder, glob or several."""
+    paths = as_list(sources)
+    return len(paths) == 1 and not _is_collection(paths[0])
+
+
+def _is_collection(path: Path) -> bool:
+    return path.is_dir() and not _store.is_zarr(path) or (glob.has_magic(str(path)) and not path.exists())
+
+
+def _expand(path: Path) -> Iterator[Found]:
+    if path.is_dir() and not _store.is_zarr(path):
+        members = list(_walk(path))
+        if not members:
+            yield _failed(path, path.name, f"no images in this folder ({' '.join(_raster.SUFFIXES)}).")
+        for member in members:
+            yield from _probe(member, member.relative_to(path).as_posix())
+    elif glob.has_magic(str(path)) and not path.exists():
+        members = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+        if not members:
+            yield _failed(path, path.name, "nothing matches this pattern.")
+        for member in members:
+            yield from _expand(member)
+    else:
+        yield from _probe(path, path.name)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        stores = [f for f in folders if _store.is_zarr(Path(root, f))]
+        folders[:] = sorted(f for f in folders if f not in stores and not f.startswith("."))
+        for name in sorted([*stores, *files]):
+            is_image = name in stores or PurePath(name).suffix.lower() in _raster.SUFFIXES
+            if is_image and not name.startswith("."):
+                yield Path(root, name)
+
+
+def _probe(path: Path, name: str) -> Iterator[Found]:
+    try:
+        if path.is_dir() or (not path.exists() and path.suffix == ".zarr"):
+            if not path.is_dir():
+                raise SourceError(f"{path}: no such file or folder.")
+            for inner, array in _store.probe(path):
+                if PurePosixPath(inner).is_absolute() or ".." in PurePosixPath(inner).parts:
+                    reason = f"{path}: the image's name {inner!r} leads out of the output folder."
+                    yield Found(f"{path}/{inner}", inner, None, reason, 0)
+                    continue
+                height, width, bands = array.shape
+                where = f"{path}/{inner}" if inner else str(path)
+                yield Found(where, inner or name, array, None, height * width * bands)
+        elif path.exists() and not path.is_file():
+            raise SourceError(f"{path}: not a regular file.")
+        else:
+            source = _raster.probe(path)
+            yield Found(str(path), name, source, None, source.stored[0])
+    except SourceError as error:
+        yield Found(str(path), name, None, str(error), path.stat().st_size if path.is_file() else 0)
+
+
+def _failed(path: Path, name: str, reason: str) -> Found:
+    return Found(str(path), name, None, f"{path}: {reason}", 0)

@@ -1,0 +1,295 @@
+"""Zarr: images read in place, the working store that `ingest` writes, labels as an output.
+
+A working store is a Zarr v3 group. A large image is an array of its own, ``images/<i>``, (height,
+width, bands). Smaller ones are packed as rows of pixels into ``packed/<bands>``, (pixels, bands),
+so that 50,000 photographs are one array and not 50,000. The group's attribute ``dkmeans`` lists
+the images; it is written last, and a store without it is not complete.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+import zarr.codecs
+import zarr.errors
+
+from dkmeans._palette import Palette
+from dkmeans._tiling import Window
+from dkmeans._validation import SourceError
+
+UInt8 = npt.NDArray[np.uint8]
+
+CHUNK = 2048  # pixels a side: 12 MiB of RGB
+PACKED_CHUNK = 1 << 22  # pixels: 12 MiB of RGB
+_FORMAT, _VERSION = "dkmeans-images", 1
+_ALWAYS_WRITE: Any = {"write_empty_chunks": True}  # comparing each chunk with zero costs more
+_MARKERS = ("zarr.json", ".zarray", ".zgroup")
+
+
+@dataclass(frozen=True)
+class ZarrSource:
+    """One image in Zarr, read in place. Implements `dkmeans._passes.BlockSource`.
+
+    Attributes
+    ----------
+    store, array
+        The folder and the path of the array in it ("" where the folder is the array).
+    shape
+        (height, width, bands).
+    block
+        The height and width of the chunks.
+    offset
+        For an image packed with others, the row of its first pixel; else None.
+    """
+
+    store: str
+    array: str
+    shape: tuple[int, int, int]
+    block: tuple[int, int]
+    offset: int | None = None
+
+    in_order = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype as stored."""
+        return np.dtype(np.uint8)
+
+    def fingerprint(self) -> str:
+        """Return the time of change of the array's metadata, in ns."""
+        folder = Path(self.store, self.array)
+        return "-".join(str((folder / m).stat().st_mtime_ns) for m in _MARKERS if (folder / m).exists())
+
+    def read(self, windows: Sequence[Window]) -> Iterator[UInt8]:
+        """Yield the block of each window, (height, width, bands), opening the array once.
+
+        Raises
+        ------
+        SourceError
+            If the array is gone or a chunk cannot be decoded.
+        """
+        with _reading(self.store):
+            array = zarr.open_array(self.store, path=self.array, mode="r")
+            for window in windows:
+                yield self._read(array, window)
+
+    def _read(self, array: Any, window: Window) -> UInt8:
+        if self.offset is None:
+            block: UInt8 = np.asarray(array[window.rows, window.columns])
+            return block.reshape(window.height, window.width, self.shape[2])
+        width = self.shape[1]
+        start = self.offset + window.y * width
+        rows = np.asarray(array[start : start + window.height * width])
+        return rows.reshape(window.height, width, self.shape[2])[:, window.columns]
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (zarr.errors.BaseZarrError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise SourceError(f"{path}: cannot be read as Zarr ({error}).") from error
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a folder is a Zarr array or group."""
+    return any((path / marker).is_file() for marker in _MARKERS)
+
+
+def probe(path: str | Path) -> list[tuple[str, ZarrSource]]:
+    """List the images of a Zarr array or working store, with their names.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read, is not complete, or holds what is not yet supported.
+    """
+    path = str(path)
+    with _reading(path):
+        node = zarr.open(path, mode="r")
+    if isinstance(node, zarr.Array):
+        return [("", _probe_array(path, node))]
+    listing = dict(node.attrs).get("dkmeans")
+    if listing is None:
+        raise SourceError(
+            f"{path}: a Zarr group without a list of images; give the path of an array in it, or "
+            "ingest again if an ingest was interrupted."
+        )
+    return list(_probe_group(path, node, listing))
+
+
+def _probe_array(path: str, array: Any) -> ZarrSource:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.shape[2:] or (1,))[0] not in (1, 3):
+        raise SourceError(
+            f"{path}: not yet supported: a Zarr array of shape {array.shape} and dtype "
+            f"{array.dtype}; give (height, width), or (height, width, 1 or 3), as uint8."
+        )
+    if 0 in array.shape:
+        raise SourceError(f"{path}: has no pixels (shape {array.shape}).")
+    height, width, bands = (*array.shape, 1)[:3]
+    block = (array.shards or array.chunks)[:2]
+    return ZarrSource(path, "", (height, width, bands), block)
+
+
+def _probe_group(path: str, group: Any, listing: Any) -> Iterator[tuple[str, ZarrSource]]:
+    try:
+        if (listing["format"], listing["version"]) != (_FORMAT, _VERSION):
+            raise SourceError(f"{path}: written by another version of dkmeans; ingest again.")
+        for image in map(Image.from_json, listing["images"]):
+            array = group[image.array]
+            chunks = array.chunks
+            if image.offset is None:
+                block = chunks[:2]
+                fits = array.shape == image.shape
+            else:
+                block = (max(1, chunks[0] // image.shape[1]), image.shape[1])
+                fits = image.offset >= 0 and array.shape[1] == image.shape[2]
+                fits &= image.offset + image.shape[0] * image.shape[1] <= array.shape[0]
+            if not fits or array.dtype != np.uint8:
+                raise SourceError(f"{path}: its list of images is damaged ({image.name}).")
+            yield image.name, ZarrSource(path, image.array, image.shape, block, image.offset)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SourceError(f"{path}: its list of images is damaged ({error!r}).") from error
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image's entry in the list of a working store."""
+
+    name: str
+    array: str
+    shape: tuple[int, int, int]
+    offset: int | None
+    source: str
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Self:
+        """Return the entry; anything else than whole numbers and texts raises."""
+        height, width, bands = (int(n) for n in entry["shape"])
+        if min(height, width, bands) < 1:
+            raise ValueError(f"shape {entry['shape']}")
+        offset = entry["offset"] if entry["offset"] is None else int(entry["offset"])
+        name, array, source = (str(entry[key]) for key in ("name", "array", "source"))
+        return cls(name, array, (height, width, bands), offset, source)
+
+
+def create(path: Path, arrays: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], *, compress: bool) -> None:
+    """Create a working store with empty arrays, given the shape and chunks of each by name."""
+    codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle")
+    group = zarr.create_group(str(path), zarr_format=3)
+    for name, (shape, chunks) in arrays.items():
+        group.create_array(
+            name,
+            shape=shape,
+            chunks=chunks,
+            dtype=np.uint8,
+            compressors=codec if compress else None,
+            config=_ALWAYS_WRITE,
+        )
+
+
+def complete(path: Path, images: Sequence[Image]) -> None:
+    """Write the list of images, which makes the store complete."""
+    listing = {"format": _FORMAT, "version": _VERSION, "images": [asdict(i) for i in images]}
+    zarr.open_group(str(path), mode="r+").attrs["dkmeans"] = listing
+
+
+class ArrayWriter:
+    """Writes an array of `create` region by region; every region owns whole chunks.
+
+    Zarr loses data when two tasks write parts of one chunk, so a region that begins inside a
+    chunk, or ends inside one but not at the array's edge, is a mistake and raises ValueError.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._array: Any = zarr.open_array(
+            str(path), path=name, mode="r+", config=_ALWAYS_WRITE
+        )
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """The shape of the chunks."""
+        chunks: tuple[int, ...] = self._array.chunks
+        return chunks
+
+    def write(self, start: tuple[int, ...], block: npt.NDArray[Any]) -> None:
+        """Write `block` with its first corner at `start`."""
+        stop = tuple(s + n for s, n in zip(start, block.shape, strict=True))
+        for begin, end, size, chunk in zip(start, stop, self._array.shape, self.chunks, strict=True):
+            if begin % chunk or (end % chunk and end != size):
+                raise ValueError(f"region {start} to {stop} cuts chunks of {self.chunks}")
+        self._array[tuple(slice(b, e) for b, e in zip(start, stop, strict=True))] = block
+
+
+class PackedWriter:
+    """Writes a run of packed rows through a buffer of one chunk.
+
+    The run begins at a chunk and owns all chunks it touches. Use as a context manager: the last
+    chunk is written at the end.
+    """
+
+    def __init__(self, writer: ArrayWriter, start: int) -> None:
+        self._writer = writer
+        self._start = start
+        self._buffer = np.zeros(writer.chunks, np.uint8)
+        self._filled = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None and self._filled:
+            self._flush()
+
+    def skip_to(self, position: int) -> None:
+        """Leave rows as they are until row `position` of the array."""
+        self._append(position - self._start - self._filled, None)
+
+    def append(self, rows: UInt8) -> None:
+        """Write `rows`, (n, bands), behind the last ones."""
+        self._append(len(rows), rows)
+
+    def _append(self, n: int, rows: UInt8 | None) -> None:
+        done = 0
+        while done < n:
+            take = min(n - done, len(self._buffer) - self._filled)
+            if rows is not None:
+                self._buffer[self._filled : self._filled + take] = rows[done : done + take]
+            self._filled += take
+            done += take
+            if self._filled == len(self._buffer):
+                self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write((self._start, 0), self._buffer)
+        self._start += len(self._buffer)
+        self._buffer[:] = 0
+        self._filled = 0
+
+
+def create_labels(path: Path, name: str, shape: tuple[int, int], palette: Palette) -> None:
+    """Create an empty array of labels, uint8 (uint16 beyond 256 colours), with its palette.
+
+    `name` is the array's path in the group at `path`, or "" for an array at `path` itself.
+    """
+    array = zarr.create_array(
+        str(path),
+        name=name or None,
+        shape=shape,
+        chunks=(min(CHUNK, shape[0]), min(CHUNK, shape[1])),
+        dtype=label_dtype(len(palette)),
+        dimension_names=("y", "x"),
+        zarr_format=3,
+        config=_ALWAYS_WRITE,
+    )
+    array.attrs["palette"] = list(palette.hex)
+
+
+def label_dtype(n_colors: int) -> np.dtype[Any]:
+    """Return the smallest unsigned dtype that holds labels below `n_colors`."""
+    return np.dtype(np.uint8 if n_colors <= 1 << 8 else np.uint16)
