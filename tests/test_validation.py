@@ -59,5 +59,7 @@ def test_other_numbers_are_refused(value):
 
 
 def test_every_error_is_caught_by_the_one_base():
-    assert all(issubclass(e, DkmeansError) for e in (InvalidArgumentError, SourceError, OutputError))
+    assert all(
+        issubclass(e, DkmeansError) for e in (InvalidArgumentError, SourceError, OutputError)
+    )
     assert issubclass(InvalidArgumentError, ValueError)

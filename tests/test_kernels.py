@@ -1,0 +1,402 @@
+"""Kernels against loops over bits, np.unique and brute force.
+
+The module also runs as plain Python, see the last test: there its inputs are tiny.
+"""
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dkmeans._kernels import colours, octree, points
+
+PLAIN = bool(os.environ.get("NUMBA_DISABLE_JIT"))
+SIZE = (9, 7) if PLAIN else (90, 70)
+
+compiled_only = pytest.mark.skipif(PLAIN, reason="walks over 2**24 colours: hours in plain Python")
+
+
+def frozen(array):
+    """Return the array read-only: a kernel that writes to its input fails."""
+    array = np.asarray(array)
+    array.flags.writeable = False
+    return array
+
+
+def random_image(height, width, bands=3, seed=0, high=256):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, high, (height, width, bands), np.uint8)
+
+
+IMAGE = random_image(*SIZE)
+BLOCKS = {
+    "interleaved": IMAGE,
+    "planar": np.moveaxis(np.moveaxis(IMAGE, -1, 0).copy(), 0, -1),
+    "columns first": IMAGE.swapaxes(0, 1),
+    "turned by 180 degrees": IMAGE[::-1, ::-1],
+    "every second row, third column": IMAGE[::2, 1::3],
+    "bands reversed": IMAGE[..., ::-1],
+    "grey as RGB": np.broadcast_to(IMAGE[..., :1], IMAGE.shape),
+    "one colour": np.broadcast_to(IMAGE[0, 0], IMAGE.shape),
+    "one row": IMAGE[:1],
+    "empty": IMAGE[:0],
+}
+
+
+@pytest.fixture(params=BLOCKS)
+def bands(request):
+    """Red, green and blue of a block, in many memory layouts."""
+    block = frozen(BLOCKS[request.param])
+    return block[..., 0], block[..., 1], block[..., 2]
+
+
+def codes_of(red, green, blue):
+    """The code of each pixel, the plain way."""
+    return red.astype(np.int64) * 65536 + green.astype(np.int64) * 256 + blue
+
+
+def z_codes_of(colors):
+    """The Z-code of each row of (n, 3), bit by bit."""
+    z = np.zeros(len(colors), np.uint32)
+    for bit in range(7, -1, -1):
+        for channel in range(3):
+            z = (z << 1) | ((colors[:, channel].astype(np.uint32) >> bit) & 1)
+    return z
+
+
+# Codes
+
+
+def test_spread_places_bits_three_apart():
+    for value in range(256):
+        spread = colours.spread(value)
+        assert spread == sum(((value >> bit) & 1) << (3 * bit) for bit in range(8))
+        assert colours.gather(spread) == value
+
+
+def test_gather_ignores_the_bits_between():
+    for value in range(256):
+        assert colours.gather(colours.spread(value) | 0x6DB6DB & ~0x249249) == value
+
+
+def test_decode_gives_back_the_colours():
+    colors = random_image(1, 100)[0]
+    out = np.empty_like(colors)
+    colours.decode(frozen(z_codes_of(colors)), out)
+    np.testing.assert_array_equal(out, colors)
+
+
+# Counting
+
+
+@compiled_only
+def test_count_rgb_counts_each_colour(bands):
+    counts = np.zeros(colours.N_CODES, np.uint32)
+    for _ in range(2):
+        colours.count_rgb(*bands, counts)
+    codes, expected = np.unique(codes_of(*bands), return_counts=True)
+    np.testing.assert_array_equal(counts.nonzero()[0], codes)
+    np.testing.assert_array_equal(counts[codes], 2 * expected)
+
+
+def test_count_rgb_of_few_colours():
+    # What plain Python can do as well: the table of dark colours alone.
+    block = frozen(random_image(*SIZE, high=4))
+    counts = np.zeros(1 << 18, np.uint32)
+    colours.count_rgb(block[..., 0], block[..., 1], block[..., 2], counts)
+    expected = np.bincount(codes_of(*np.moveaxis(block, -1, 0)).ravel(), minlength=1 << 18)
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_count_grey_counts_each_value(bands):
+    counts = np.zeros(256, np.uint32)
+    for _ in range(2):
+        colours.count_grey(bands[0], counts)
+    np.testing.assert_array_equal(counts, 2 * np.bincount(bands[0].ravel(), minlength=256))
+
+
+@compiled_only
+def test_compact_rgb_lists_the_colours_in_the_order_of_the_octree():
+    rng = np.random.default_rng(0)
+    codes = np.unique(np.r_[0, rng.integers(0, colours.N_CODES, 5000), colours.N_CODES - 1])
+    table = np.zeros(colours.N_CODES, np.uint32)
+    table[codes] = rng.integers(1, 2**32, codes.size, np.uint32)  # to the last bit
+    z_codes = z_codes_of(np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1))
+    order = np.argsort(z_codes)
+
+    codes_out, counts_out = np.empty(codes.size, np.uint32), np.empty(codes.size, np.int64)
+    assert colours.compact_rgb(frozen(table), codes_out, counts_out) == codes.size
+    np.testing.assert_array_equal(codes_out, z_codes[order])
+    np.testing.assert_array_equal(counts_out, table[codes][order])
+
+
+def test_compact_grey_lists_the_values_as_reds():
+    values = np.array([0, 1, 7, 128, 255])
+    table = np.zeros(256, np.uint32)
+    table[values] = [3, 1, 4, 1, 2**32 - 1]
+    codes_out, counts_out = np.empty(5, np.uint32), np.empty(5, np.int64)
+    assert colours.compact_grey(frozen(table), codes_out, counts_out) == 5
+    reds = np.stack([values, 0 * values, 0 * values], axis=1)
+    np.testing.assert_array_equal(codes_out, z_codes_of(reds))
+    np.testing.assert_array_equal(counts_out, table[values])
+
+
+code_lists = st.lists(st.integers(0, 40) | st.just(2**24 - 1), max_size=30)
+
+
+@settings(deadline=None)  # the first example compiles
+@given(code_lists, code_lists)
+def test_merge_counts_counts_the_concatenation(a, b):
+    parts = [np.unique(np.array(p, np.uint32), return_counts=True) for p in (a, b)]
+    (codes_a, counts_a), (codes_b, counts_b) = parts
+    codes, counts = np.empty(len(a) + len(b), np.uint32), np.empty(len(a) + len(b), np.int64)
+    n = colours.merge_counts(
+        frozen(codes_a), frozen(counts_a), frozen(codes_b), frozen(counts_b), codes, counts
+    )
+    expected_codes, expected_counts = np.unique(np.array(a + b, np.uint32), return_counts=True)
+    np.testing.assert_array_equal(codes[:n], expected_codes)
+    np.testing.assert_array_equal(counts[:n], expected_counts)
+
+
+# Looking up
+
+
+@pytest.fixture(scope="module", params=[np.uint8, np.uint16])
+def table(request):
+    """An arbitrary label below 200 for each colour."""
+    labels = np.arange(colours.N_CODES, dtype=np.uint32) * np.uint32(2654435761) >> np.uint32(16)
+    return frozen((labels % 200).astype(request.param))
+
+
+def test_look_up_rgb_reads_the_table(bands, table):
+    labels = np.empty(bands[0].shape, table.dtype)
+    colours.look_up_rgb(*bands, table, labels)
+    np.testing.assert_array_equal(labels, table[codes_of(*bands)])
+
+
+def test_look_up_measured_adds_up_uses_and_errors(bands, table):
+    palette = frozen(random_image(1, 200, seed=1)[0])
+    labels, uses = np.empty(bands[0].shape, table.dtype), np.ones(200, np.int64)
+    error = colours.look_up_measured(*bands, table, palette, labels, uses)
+    expected = table[codes_of(*bands)]
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(uses, 1 + np.bincount(expected.ravel(), minlength=200))
+    assert error == ((np.stack(bands, axis=-1).astype(int) - palette[expected]) ** 2).sum()
+
+
+def test_interleave_writes_the_bands_side_by_side(bands):
+    pixels = np.empty((*bands[0].shape, 3), np.uint8)
+    colours.interleave(*bands, pixels)
+    np.testing.assert_array_equal(pixels, np.stack(bands, axis=-1))
+
+
+# The octree
+
+
+def nearest_center(colors, centers):
+    """Brute force in float64, in the order of the kernel's sums; ties to the lowest index."""
+    d = colors[:, None, :].astype(np.float64) - centers
+    return np.argmin(d[..., 0] * d[..., 0] + d[..., 1] * d[..., 1] + d[..., 2] * d[..., 2], axis=1)
+
+
+def centers_of(kind, k):
+    rng = np.random.default_rng(k)
+    if kind == "reals":
+        return rng.uniform(0, 255, (k, 3))
+    if kind == "integers":  # many colours are as near to one as to another
+        return rng.integers(0, 256, (k, 3)).astype(np.float64)
+    if kind == "lattice":  # more ties still, with whole cubes on the border
+        return np.array([divmod(i * 37 % k, 16) + (8,) for i in range(k)]) * 16.0
+    if kind == "twins":  # of equal centres the first has all
+        return np.repeat(rng.uniform(0, 255, (k, 3)), 2, axis=0)[:k]
+    if kind == "crowd":  # all within one colour step
+        return 100 + rng.uniform(0, 1, (k, 3))
+    assert kind == "outside"
+    return rng.uniform(-300, 600, (k, 3))
+
+
+KINDS = ["reals", "integers", "lattice", "twins", "crowd", "outside"]
+COUNTS = [1, 2, 3, 16] if PLAIN else [1, 2, 3, 16, 256]
+
+
+def nodes_of(codes, counts):
+    """The nodes of `octree.assign_accumulate`, built from sets and loops."""
+    levels = []
+    for level in range(octree.TOP, octree.BOTTOM + 1):
+        prefixes, starts = np.unique(codes >> (3 * (8 - level)), return_index=True)
+        levels.append((prefixes, [*starts, len(codes)]))
+    colors = np.empty((len(codes), 3), np.uint8)
+    colours.decode(codes, colors)
+    prefixes_out, starts_out, ends_out, weights, sums = [], [], [], [], []
+    offset = 0
+    for i, (prefixes, starts) in enumerate(levels):
+        offset += len(prefixes)
+        if i + 1 < len(levels):  # children are nodes of the next level
+            below = levels[i + 1][1]
+            edges = [offset + below.index(start) for start in starts]
+        else:
+            edges = starts
+        for prefix, (start, stop), (first, last) in zip(
+            prefixes, pairwise(starts), pairwise(edges), strict=True
+        ):
+            prefixes_out.append(prefix)
+            starts_out.append(first)
+            ends_out.append(last)
+            weights.append(counts[start:stop].sum())
+            sums.append((counts[start:stop, None] * colors[start:stop].astype(int)).sum(axis=0))
+    arrays = (prefixes_out, starts_out, ends_out, weights, sums)
+    dtypes = (np.uint32, np.int64, np.int64, np.int64, np.int64)
+    nodes = [frozen(np.array(a, dtype)) for a, dtype in zip(arrays, dtypes, strict=True)]
+    return colors, nodes, len(levels[0][0])
+
+
+def clustered_colors():
+    """Colours spread over the cube and crowded in corners, so that cubes are full and empty."""
+    rng = np.random.default_rng(1)
+    n = 60 if PLAIN else 2000
+    wide, dense = rng.integers(0, 256, (n, 3)), rng.integers(96, 112, (n, 3))
+    return np.r_[wide, dense, [[0, 0, 0], [255, 255, 255]]]
+
+
+@pytest.fixture(scope="module")
+def tree():
+    """Sorted codes and their counts, the colours, and the nodes over them."""
+    codes = frozen(np.unique(z_codes_of(clustered_colors())))
+    counts = frozen(np.random.default_rng(2).integers(1, 1 << 40, codes.size))
+    return codes, counts, *nodes_of(codes, counts)
+
+
+def assigned(tree, centers, depth, first, last):
+    codes, counts, _, nodes, _ = tree
+    weights, sums = np.zeros(len(centers), np.int64), np.zeros((len(centers), 3), np.int64)
+    octree.assign_accumulate(
+        codes, counts, *nodes, frozen(centers), depth, first, last, weights, sums
+    )
+    return weights, sums
+
+
+@pytest.mark.parametrize("k", COUNTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_assign_accumulate_adds_each_colour_to_its_nearest_center(tree, kind, k):
+    _, counts, colors, _, n_top = tree
+    centers = centers_of(kind, k)
+    weights, sums = assigned(tree, centers, octree.COLOURS, 0, n_top)
+    labels = nearest_center(colors, centers)
+    for c in range(k):
+        own = labels == c
+        assert weights[c] == counts[own].sum()
+        np.testing.assert_array_equal(sums[c], (counts[own, None] * colors[own]).sum(axis=0))
+
+
+@pytest.mark.parametrize("depth", range(octree.TOP, octree.BOTTOM + 1))
+def test_assign_accumulate_takes_cubes_at_their_means(tree, depth):
+    codes, _, _, (prefixes, _, _, node_weights, node_sums), n_top = tree
+    n_above = sum(np.unique(codes >> (3 * (8 - b))).size for b in range(octree.TOP, depth))
+    level = slice(n_above, n_above + np.unique(codes >> (3 * (8 - depth))).size)
+    assert (np.diff(prefixes[level].astype(int)) > 0).all()
+    centers = centers_of("reals", 16)
+    weights, sums = assigned(tree, centers, depth, 0, n_top)
+    labels = nearest_center(node_sums[level] / node_weights[level, None], centers)
+    for c in range(16):
+        assert weights[c] == node_weights[level][labels == c].sum()
+        np.testing.assert_array_equal(sums[c], node_sums[level][labels == c].sum(axis=0))
+
+
+def test_parts_of_the_tree_add_up(tree):
+    centers = centers_of("integers", 16)
+    n_top = tree[-1]
+    whole = assigned(tree, centers, octree.COLOURS, 0, n_top)
+    parts = [assigned(tree, centers, octree.COLOURS, i, i + 1) for i in range(n_top)]
+    for expected, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+        np.testing.assert_array_equal(np.sum(pieces, axis=0), expected)
+
+
+@compiled_only
+@pytest.mark.parametrize("k", COUNTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_fill_table_names_the_nearest_center_of_every_colour(kind, k):
+    centers = frozen(centers_of(kind, k))
+    table = np.full(colours.N_CODES, 255, np.uint8)
+    octree.fill_table(centers, 0, 64, table)
+    rng = np.random.default_rng(3)
+    some = rng.integers(0, colours.N_CODES, 20_000)
+    # Around the midpoints of centres lie the ties and what nearly is one.
+    pairs = rng.integers(0, k, (500, 2))
+    middles = centers[pairs].mean(axis=1).clip(0, 255)
+    ties = codes_of(*(np.floor(middles).astype(int).T))
+    codes = np.unique(np.r_[some, ties, (ties + 1) % colours.N_CODES, 0, colours.N_CODES - 1])
+    colors = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
+    np.testing.assert_array_equal(table[codes], nearest_center(colors, centers))
+
+
+def test_fill_table_fills_the_cubes_it_is_given():
+    # Cube 0 of level 2 holds the colours below 64, cube 63 those from 192 on. Few centres near
+    # one corner keep this quick in plain Python.
+    centers = frozen(np.array([[10.0, 20, 30], [200, 200, 200]]))
+    table = np.full(colours.N_CODES, 9, np.uint8)
+    octree.fill_table(centers, 0, 1, table)
+    cube = table.reshape(256, 256, 256)
+    assert (cube[:64, :64, :64] == 0).all()
+    assert (cube == 9).sum() == colours.N_CODES - 64**3
+
+
+# Points
+
+
+def weighted_points(d, n=30):
+    rng = np.random.default_rng(d)
+    return frozen(rng.normal(0, 100, (n, d))), frozen(rng.uniform(1, 9, n))
+
+
+def squared_distances(a, b):
+    return ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=-1)
+
+
+@pytest.mark.parametrize("d", [1, 3, 7])
+def test_potentials_are_what_candidates_would_leave(d):
+    x, weights = weighted_points(d)
+    candidates = frozen(np.array([0, 5, 29]))
+    totals = np.empty(3)
+    for closest in (np.full(30, np.inf), squared_distances(x, x[:2]).min(axis=1)):
+        points.potentials(x, weights, frozen(closest), candidates, totals)
+        left = np.minimum(squared_distances(x, x[candidates]), closest[:, None])
+        np.testing.assert_allclose(totals, weights @ left, rtol=1e-12)
+
+
+@pytest.mark.parametrize("d", [1, 3, 7])
+def test_add_center_lowers_the_distances(d):
+    x, _ = weighted_points(d)
+    closest = np.full(30, np.inf)
+    for center in (4, 17, 4):
+        points.add_center(x, center, closest)
+    np.testing.assert_allclose(closest, squared_distances(x, x[[4, 17]]).min(axis=1), rtol=1e-12)
+    assert closest[4] == closest[17] == 0
+
+
+@pytest.mark.parametrize("d", [1, 3, 7])
+def test_nearest_gives_label_and_distance(d):
+    x, _ = weighted_points(d)
+    centers = frozen(np.r_[x[:4] + 1, x[:4] + 1])  # each twice: the first counts
+    labels, distances = np.empty(30, np.int64), np.empty(30)
+    points.nearest(x, centers, labels, distances)
+    expected = squared_distances(x, centers)
+    np.testing.assert_array_equal(labels, expected[:, :4].argmin(axis=1))
+    np.testing.assert_allclose(distances, expected.min(axis=1), rtol=1e-12)
+
+
+@compiled_only
+def test_kernels_are_plain_python():
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
