@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from dkmeans._kernels import colours, octree, points
 
@@ -212,7 +211,7 @@ def centers_of(kind, k):
     if kind == "integers":  # many colours are as near to one as to another
         return rng.integers(0, 256, (k, 3)).astype(np.float64)
     if kind == "lattice":  # more ties still, with whole cubes on the border
-        return np.array([divmod(i * 37 % k, 16) + (8,) for i in range(k)]) * 16.0
+        return np.array([(*divmod(i * 37 % k, 16), 8) for i in range(k)]) * 16.0
     if kind == "twins":  # of equal centres the first has all
         return np.repeat(rng.uniform(0, 255, (k, 3)), 2, axis=0)[:k]
     if kind == "crowd":  # all within one colour step

@@ -41,7 +41,7 @@ def test_an_integer_may_have_no_upper_bound():
 
 def test_a_choice_is_one_of_those_allowed():
     assert check_choice("dither", "none", ("none", "blue-noise")) == "none"
-    with pytest.raises(InvalidArgumentError, match="dither is 'floyd'; .* none, blue-noise"):
+    with pytest.raises(InvalidArgumentError, match=r"dither is 'floyd'; .* none, blue-noise"):
         check_choice("dither", "floyd", ("none", "blue-noise"))
 
 
@@ -54,7 +54,7 @@ def test_finite_numbers_of_at_least_the_bound_pass(value):
 
 @pytest.mark.parametrize("value", [-1e-9, np.inf, np.nan, "1", None, False, 1j])
 def test_other_numbers_are_refused(value):
-    with pytest.raises(InvalidArgumentError, match="tol is .* at least 0"):
+    with pytest.raises(InvalidArgumentError, match=r"tol is .* at least 0"):
         check_number("tol", value, 0)
 
 

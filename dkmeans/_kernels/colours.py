@@ -86,15 +86,15 @@ def compact_rgb(counts: UInt32, codes_out: UInt32, counts_out: Int64) -> int:
     int
         How many were written.
     """
+    # The lower 4 bits of each channel, as a code, for each run of 12 bits of a Z-code.
+    low_codes = np.empty(1 << 12, np.uint32)
+    for low in range(1 << 12):
+        low_codes[low] = (gather(low >> 2) << 16) | (gather(low >> 1) << 8) | gather(low)
     found = 0
-    for high in range(1 << 12):
-        # 12 bits of a Z-code are the upper 4 of each channel: walk the 16 x 16 x 16 cubes.
-        corner = (
-            ((gather(high >> 2) << 4) << 16) | ((gather(high >> 1) << 4) << 8) | (gather(high) << 4)
-        )
+    for high in range(1 << 12):  # the cubes of 16 values a side
+        corner = np.uint32(low_codes[high] << np.uint32(4))
         for low in range(1 << 12):
-            code = corner | (gather(low >> 2) << 16) | (gather(low >> 1) << 8) | gather(low)
-            count = counts[code]
+            count = counts[corner | low_codes[low]]
             if count:
                 codes_out[found] = (high << 12) | low
                 counts_out[found] = count
