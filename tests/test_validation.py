@@ -59,7 +59,6 @@ def test_other_numbers_are_refused(value):
 
 
 def test_every_error_is_caught_by_the_one_base():
-    assert all(
-        issubclass(e, DkmeansError) for e in (InvalidArgumentError, SourceError, OutputError)
-    )
+    for error in (InvalidArgumentError, SourceError, OutputError):
+        assert issubclass(error, DkmeansError)
     assert issubclass(InvalidArgumentError, ValueError)

@@ -1,0 +1,225 @@
+"""Lloyd's algorithm on counted colours against scikit-learn on every pixel."""
+
+from fractions import Fraction
+
+import dask
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+
+from dkmeans import _lloyd, _summary
+from dkmeans._lloyd import inertia, solve
+from dkmeans._summary import ColourCounter, ColourCounts, ColourSummary
+
+
+def summary_with(bands, codes, counts):
+    codes.flags.writeable = counts.flags.writeable = False
+    return ColourSummary(ColourCounts(bands, codes, counts))
+
+
+def summary_of(image):
+    counter = ColourCounter(image.shape[-1])
+    counter.add(image)
+    counted = counter.counts()
+    return summary_with(counted.bands, counted.codes, counted.counts)
+
+
+def pixels_of(image):
+    return image.reshape(-1, image.shape[-1]).astype(np.float64)
+
+
+@pytest.fixture(scope="module", params=["china", "flower"])
+def rgb(request, photos):
+    image = photos[request.param][::3, ::3]
+    return pixels_of(image), summary_of(image)
+
+
+@pytest.fixture(scope="module", params=["china", "flower"])
+def grey(request, photos):
+    image = photos[request.param][::3, ::3, 1:2]
+    return pixels_of(image), summary_of(image)
+
+
+def spread_centers(pixels, k, seed=0):
+    """Real numbers near some pixels: no colour is exactly as near to one as to another."""
+    rng = np.random.default_rng([k, seed])
+    places = np.unique(pixels, axis=0)
+    centers = rng.choice(places, k, replace=False) + rng.uniform(-0.4, 0.4, (k, pixels.shape[1]))
+    centers.flags.writeable = False
+    return centers
+
+
+def peer(pixels, init, max_iter, tol=0.0, weights=None):
+    """scikit-learn's plain Lloyd from given centres."""
+    model = KMeans(len(init), init=init, n_init=1, max_iter=max_iter, tol=tol, algorithm="lloyd")
+    return model.fit(pixels, sample_weight=weights)
+
+
+def assert_equal_to(solution, model, pixels):
+    np.testing.assert_allclose(solution.centers, model.cluster_centers_, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(solution.inertia, model.inertia_, rtol=1e-9)
+    assert solution.n_iter == model.n_iter_
+    assert solution.weights.sum() == len(pixels)
+
+
+@pytest.mark.parametrize("n_iter", [1, 5, 20])
+@pytest.mark.parametrize("k", [2, 16, 64, 256])
+def test_rgb_steps_are_those_of_scikit_learn(rgb, k, n_iter):
+    pixels, summary = rgb
+    init = spread_centers(pixels, k)
+    solution = solve(summary, k, init=init, max_iter=n_iter, tol=0)
+    assert_equal_to(solution, peer(pixels, init, n_iter), pixels)
+
+
+@pytest.mark.parametrize("n_iter", [1, 5, 20])
+@pytest.mark.parametrize("k", [2, 16, 64])
+def test_grey_steps_are_those_of_scikit_learn(grey, k, n_iter):
+    pixels, summary = grey
+    init = spread_centers(pixels, k)
+    solution = solve(summary, k, init=init, max_iter=n_iter, tol=0)
+    assert_equal_to(solution, peer(pixels, init, n_iter), pixels)
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-4, 0])
+@pytest.mark.parametrize("k", [3, 16])
+def test_tol_means_what_it_means_in_scikit_learn(rgb, k, tol):
+    pixels, summary = rgb
+    init = spread_centers(pixels, k)
+    solution = solve(summary, k, init=init, max_iter=300, tol=tol)
+    assert_equal_to(solution, peer(pixels, init, 300, tol), pixels)
+    assert solution.stop_reason == ("tol" if tol else "converged")
+
+
+def test_no_more_than_max_iter_steps(rgb):
+    pixels, summary = rgb
+    solution = solve(summary, 16, init=spread_centers(pixels, 16), max_iter=2, tol=0)
+    assert (solution.n_iter, solution.stop_reason) == (2, "max_iter")
+
+
+def test_weights_and_inertia_belong_to_the_final_centres(rgb):
+    pixels, summary = rgb
+    solution = solve(summary, 16, max_iter=3, tol=0)
+    distances = ((pixels[:, None] - solution.centers) ** 2).sum(axis=-1)
+    weights = np.bincount(distances.argmin(axis=1), minlength=16)
+    np.testing.assert_array_equal(solution.weights, weights)
+    np.testing.assert_allclose(solution.inertia, distances.min(axis=1).sum(), rtol=1e-12)
+
+
+# Inertia
+
+
+def exact_inertia(colors, weights, centers):
+    """Brute force in fractions: no rounding anywhere, the nearest centre included."""
+    centers = [[Fraction(value) for value in center] for center in centers.tolist()]
+    total = Fraction(0)
+    for color, weight in zip(colors.tolist(), weights.tolist(), strict=True):
+        total += weight * min(
+            sum((value - c) ** 2 for value, c in zip(color, center, strict=True))
+            for center in centers
+        )
+    return float(total)
+
+
+@pytest.mark.parametrize("largest", [1, 1000, 2**40])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_inertia_is_exact_whatever_the_weights(bands, largest):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (20, 20, bands), np.uint8)
+    colors = summary_of(image)
+    counts = rng.integers(largest, 2 * largest, colors.n_points)
+    summary = summary_with(bands, colors.codes, counts)
+    centers = rng.uniform(0, 255, (5, bands))
+    totals = summary.assign(centers, 8)
+    expected = exact_inertia(summary.colours(), counts, centers)
+    assert inertia(summary, centers, totals) == expected
+
+
+def test_inertia_does_not_cancel():
+    # A trillion equal pixels at a hair's breadth from their centre, and one pixel far away.
+    image = np.array([[[255, 255, 255], [0, 0, 0]]], np.uint8)
+    summary = summary_with(3, summary_of(image).codes, np.array([2**40, 1]))
+    centers = np.array([[255.0, 255, 255], [1e-6, 0, 0]])
+    assert inertia(summary, centers, summary.assign(centers, 8)) == 2**40 * 1e-6**2
+
+
+def test_huge_weights_change_no_step(rgb):
+    pixels, summary = rgb
+    heavy = summary_with(3, summary.codes, summary.counts << 28)
+    init = spread_centers(pixels, 16)
+    light, solution = (solve(s, 16, init=init, max_iter=5, tol=0) for s in (summary, heavy))
+    np.testing.assert_array_equal(solution.centers, light.centers)
+    assert solution.inertia == light.inertia * 2**28
+
+
+# Empty clusters
+
+
+def test_empty_clusters_take_the_farthest_points_as_in_scikit_learn(rgb):
+    # scikit-learn moves one row: compared on counted colours, where a row is a colour. And for
+    # one step: it puts centres on colours, and how scikit-learn rounds then decides exact ties.
+    pixels, summary = rgb
+    init = spread_centers(pixels, 8).copy()
+    init[[3, 6]] = init[1]  # never nearest: the lower index has the ties
+    model = peer(summary.colours().astype(np.float64), init, 1, weights=summary.counts)
+    solution = solve(summary, 8, init=init, max_iter=1, tol=0)
+    np.testing.assert_allclose(solution.centers, model.cluster_centers_, rtol=1e-9)
+    np.testing.assert_allclose(solution.inertia, model.inertia_, rtol=1e-9)
+    assert (solution.weights > 0).all()
+
+
+def test_a_cluster_that_cannot_be_filled_keeps_its_centre():
+    image = np.array([[[0, 0, 0], [9, 9, 9]]], np.uint8)
+    init = np.array([[0.0, 0, 0], [9, 9, 9], [200, 200, 200]])
+    solution = solve(summary_of(image), 3, init=init)
+    np.testing.assert_array_equal(solution.centers, init)
+    assert solution.weights.tolist() == [1, 1, 0]
+    assert (solution.inertia, solution.stop_reason) == (0, "converged")
+
+
+@pytest.mark.parametrize("k", [1, 2, 40])
+def test_as_many_clusters_as_colours_leave_no_error(k):
+    colors = np.unique(np.random.default_rng(0).integers(0, 256, (50, 3), np.uint8), axis=0)[:k]
+    image = np.repeat(colors, 3, axis=0)[None]
+    solution = solve(summary_of(image), k)
+    assert solution.inertia == 0
+    assert solution.weights.tolist() == [3] * k
+    np.testing.assert_array_equal(np.unique(solution.centers, axis=0), colors)
+
+
+# Restarts
+
+
+def assert_same_bits(a, b):
+    np.testing.assert_array_equal(a.centers, b.centers)
+    np.testing.assert_array_equal(a.weights, b.weights)
+    assert (a.inertia, a.n_iter, a.stop_reason) == (b.inertia, b.n_iter, b.stop_reason)
+
+
+@pytest.mark.parametrize("n_init", [1, 4])
+def test_the_same_seed_gives_the_same_bits_on_any_scheduler(rgb, n_init, monkeypatch):
+    _, summary = rgb
+    solutions = []
+    for name, small in [("synchronous", 10**9), ("threads", 10**9), ("threads", 0)]:
+        monkeypatch.setattr(_summary, "_SMALL", small)  # 0: each step in parts as well
+        with dask.config.set(scheduler=name, num_workers=2):
+            solutions.append(solve(summary, 20, n_init=n_init, max_iter=10, seed=7))
+    assert_same_bits(solutions[1], solutions[0])
+    assert_same_bits(solutions[2], solutions[0])
+    assert not np.array_equal(solve(summary, 20, max_iter=10, seed=8).centers, solutions[0].centers)
+
+
+def test_more_restarts_are_never_worse_on_the_points_they_run_on(rgb, monkeypatch):
+    _, summary = rgb
+    monkeypatch.setattr(_lloyd, "_POINTS_PER_CLUSTER", 10**9)  # restart on the exact points
+    results = [solve(summary, 12, n_init=n, seed=1).inertia for n in (1, 2, 4)]
+    assert results == sorted(results, reverse=True)
+
+
+@pytest.mark.parametrize("k", [4, 32])
+def test_the_way_down_the_octree_is_as_good_as_scikit_learn(rgb, k):
+    pixels, summary = rgb
+    ours = np.mean([solve(summary, k, seed=seed).inertia for seed in range(4)])
+    theirs = np.mean(
+        [KMeans(k, n_init=1, random_state=seed).fit(pixels).inertia_ for seed in range(4)]
+    )
+    assert ours < 1.05 * theirs

@@ -1,0 +1,88 @@
+"""k-means++ against its definition and against copies of points."""
+
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.cluster import kmeans_plusplus as peer
+
+from dkmeans._seeding import _draw, kmeans_plusplus
+
+
+def blobs(n=400, d=3, k=8):
+    """Integer points around k places, so that sums of distances are exact."""
+    rng = np.random.default_rng(0)
+    points = rng.integers(0, 200, (k, d))[rng.integers(0, k, n)] + rng.integers(0, 9, (n, d))
+    points = np.unique(points, axis=0).astype(np.float64)
+    weights = rng.integers(1, 5, len(points)).astype(np.float64)
+    points.flags.writeable = weights.flags.writeable = False
+    return points, weights
+
+
+def potential(points, weights, centers):
+    return weights @ ((points[:, None] - centers) ** 2).sum(axis=-1).min(axis=1)
+
+
+@pytest.mark.parametrize("k", [1, 2, 8, 50])
+def test_centres_are_distinct_points(k):
+    points, weights = blobs()
+    centers = kmeans_plusplus(points, weights, k, np.random.default_rng(1))
+    assert centers.shape == (k, 3)
+    assert len(np.unique(centers, axis=0)) == k
+    assert {*map(tuple, centers)} <= {*map(tuple, points)}
+
+
+def test_all_points_are_chosen_when_as_many_are_wanted():
+    points, weights = blobs(30)
+    centers = kmeans_plusplus(points, weights, len(points), np.random.default_rng(2))
+    assert {*map(tuple, centers)} == {*map(tuple, points)}
+
+
+def test_weights_are_copies():
+    points, weights = blobs()
+    copies = np.repeat(points, weights.astype(int), axis=0)
+    for seed in range(5):
+        of_weights = kmeans_plusplus(points, weights, 10, np.random.default_rng(seed))
+        of_copies = kmeans_plusplus(copies, np.ones(len(copies)), 10, np.random.default_rng(seed))
+        np.testing.assert_array_equal(of_weights, of_copies)
+
+
+def test_the_same_seed_chooses_the_same():
+    points, weights = blobs()
+    a, b, c = (kmeans_plusplus(points, weights, 8, np.random.default_rng(s)) for s in (3, 3, 4))
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_the_choice_is_as_good_as_scikit_learns():
+    points, weights = blobs()
+
+    def mean_potential(choose):
+        return np.mean([potential(points, weights, choose(seed)) for seed in range(40)])
+
+    ours = mean_potential(
+        lambda seed: kmeans_plusplus(points, weights, 12, np.random.default_rng(seed))
+    )
+    theirs = mean_potential(
+        lambda seed: peer(points, 12, sample_weight=weights, random_state=seed)[0]
+    )
+    assert ours < 1.1 * theirs
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1e-300, 1.0, 3.0, 1e15]), min_size=1).filter(any),
+    st.floats(0, np.nextafter(1, 0)),
+)
+def test_no_point_without_a_share_is_drawn(shares, uniform):
+    rng = Mock(uniform=lambda size: np.full(size, uniform))
+    cumulative = np.cumsum(shares)
+    (drawn,) = _draw(cumulative, 1, rng)
+    assert shares[drawn] > 0
+
+
+def test_draws_follow_the_shares():
+    shares = np.array([1.0, 0, 3, 6])
+    drawn = _draw(np.cumsum(shares), 100_000, np.random.default_rng(0))
+    np.testing.assert_allclose(np.bincount(drawn) / 1e5, shares / 10, atol=0.01)
