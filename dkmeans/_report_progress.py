@@ -1,0 +1,143 @@
+"""Progress on standard error: a bar in a terminal, a line now and then elsewhere."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
+from rich.text import Text
+
+from dkmeans._report_words import duration, part, size, speed
+
+_LINE_SECONDS = 2.0  # between two plain lines
+_WIDE = 76  # columns that all figures need
+_SHORTEST = 1e-3  # seconds that a speed is told for
+
+
+class ConsoleProgress:
+    """Shows passes on standard error. Implements `dkmeans._passes.Progress`.
+
+    Parameters
+    ----------
+    console
+        Where to write. In a terminal each pass has a bar; elsewhere it has a line at its begin, at
+        its end, and every two seconds between.
+    clock
+        Returns the time in seconds.
+    """
+
+    def __init__(
+        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        console = console or Console(stderr=True, highlight=False)
+        in_terminal = console.is_terminal and not console.is_dumb_terminal
+        self._display: _Bar | _Lines = _Bar(console) if in_terminal else _Lines(console, clock)
+        self._lock = threading.Lock()
+
+    def begin(self, name: str, nbytes: int, n_pixels: int | None = None) -> None:
+        """Show that a pass over `nbytes` begins; given `n_pixels`, speed is told in pixels."""
+        with self._lock:
+            self._display.begin(name, nbytes, nbytes / n_pixels if n_pixels else None)
+
+    def advance(self, nbytes: int) -> None:
+        """Show that another `nbytes` have been read and dealt with."""
+        with self._lock:
+            self._display.advance(nbytes)
+
+    def end(self) -> None:
+        """Show that the pass is over, be it early."""
+        with self._lock:
+            self._display.end()
+
+
+class _Lines:
+    def __init__(self, console: Console, clock: Callable[[], float]) -> None:
+        self._file, self._clock = console.file, clock
+
+    def begin(self, name: str, nbytes: int, pixel_bytes: float | None) -> None:
+        self._name, self._total, self._pixel_bytes, self._done = name, nbytes, pixel_bytes, 0
+        self._start = self._last = self._clock()
+        self._write(f"{size(nbytes)} to read")
+
+    def advance(self, nbytes: int) -> None:
+        self._done += nbytes
+        now = self._clock()
+        if now - self._last >= _LINE_SECONDS and self._done < self._total:
+            self._last = now
+            seconds = now - self._start
+            left = seconds * (self._total - self._done) / self._done if self._done else 0
+            self._write(
+                f"{self._done / self._total:.0%}, {part(self._done, self._total)}, "
+                f"{self._rate(seconds)}, {duration(left)} left"
+            )
+
+    def end(self) -> None:
+        seconds = self._clock() - self._start
+        read = f"{part(self._done, self._total)}, " if self._done < self._total else ""
+        self._write(f"ended after {duration(seconds)}, {read}{self._rate(seconds)}")
+
+    def _rate(self, seconds: float) -> str:
+        return speed(self._done, max(seconds, _SHORTEST), self._pixel_bytes)
+
+    def _write(self, text: str) -> None:
+        self._file.write(f"{self._name}: {text}\n")
+        self._file.flush()
+
+
+class _Bar:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def begin(self, name: str, nbytes: int, pixel_bytes: float | None) -> None:
+        # A bar for each pass: between two passes nothing is alive that a failure could leave.
+        # The widths of columns hold what is usual, so that the bars of several passes align.
+        columns = [
+            TextColumn("{task.description:13}", style="bold", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%", table_column=Column(no_wrap=True)),
+            _BytesColumn(table_column=Column(no_wrap=True)),
+            _SpeedColumn(table_column=Column(no_wrap=True)),
+            _TimeColumn(table_column=Column(no_wrap=True)),
+        ]
+        if self._console.width < _WIDE:
+            del columns[4]
+        self._bars = Progress(*columns, console=self._console, expand=True)
+        self._task = self._bars.add_task(name, total=nbytes, pixel_bytes=pixel_bytes)
+        self._bars.start()
+
+    def advance(self, nbytes: int) -> None:
+        self._bars.advance(self._task, nbytes)
+
+    def end(self) -> None:
+        self._bars.stop_task(self._task)
+        self._bars.stop()
+
+
+class _BytesColumn(ProgressColumn):
+    """Bytes done of all."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{part(task.completed, task.total or 0):>17}", style="cyan")
+
+
+class _SpeedColumn(ProgressColumn):
+    """The speed of late; of a pass that is over, its mean."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.speed
+        if task.stop_time is not None:
+            rate = task.completed / max(task.elapsed or 0, _SHORTEST)
+        told = speed(rate, 1, task.fields["pixel_bytes"]) if rate else ""
+        return Text(f"{told:>16}", style="cyan")
+
+
+class _TimeColumn(ProgressColumn):
+    """The time left; of a pass that is over, the time it took."""
+
+    def render(self, task: Task) -> Text:
+        if task.stop_time is not None:
+            return Text(f"{'in ' + duration(task.elapsed or 0):>12}")
+        left = "" if task.time_remaining is None else f"{duration(task.time_remaining)} left"
+        return Text(f"{left:>12}", style="dim")
