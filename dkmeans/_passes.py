@@ -28,7 +28,7 @@ _IN_THREADS = ("threads", "threading")
 _IN_PROCESSES = ("processes", "multiprocessing")
 
 _PARTITIONS_PER_WORKER = 4
-_MAX_PARTITION_BYTES = 1 << 29  # keeps what a lost worker costs, and a counter's range, small
+_MAX_PARTITION_BYTES = 1 << 29  # keeps what a lost worker costs small
 
 
 class BlockSource(Protocol):
@@ -297,7 +297,9 @@ def partition(pieces: Sequence[Piece]) -> list[Partition]:
     The order of windows is kept. A source that is read in order stays in one partition.
     """
     total = sum(piece.nbytes for piece in pieces)
-    n = max(n_workers() * _PARTITIONS_PER_WORKER, -(-total // _MAX_PARTITION_BYTES))
+    n = n_workers() * _PARTITIONS_PER_WORKER
+    if _client() is not None:
+        n = max(n, -(-total // _MAX_PARTITION_BYTES))
     target = total / n
     partitions: list[list[Piece]] = [[]]
     room = target

@@ -34,15 +34,21 @@ def kmeans_plusplus(
         (n_clusters, d) float64, rows of `points`.
     """
     n_trials = 2 + int(np.log(n_clusters))
-    closest = np.full(points.shape[0], np.inf)
+    n = -(-len(points) // kernels.LANES) * kernels.LANES
+    features, weights = (
+        np.zeros((points.shape[1], n)),
+        np.append(weights, np.zeros(n - len(points))),
+    )
+    features[:, : len(points)] = points.T
+    closest = np.where(weights > 0, np.inf, 0)
     totals = np.empty(n_trials)
     chosen = [_draw(np.cumsum(weights), 1, rng)[0]]
-    kernels.add_center(points, chosen[0], closest)
+    kernels.add_center(features, chosen[0], closest)
     while len(chosen) < n_clusters:
         candidates = _draw(np.cumsum(weights * closest), n_trials, rng)
-        kernels.potentials(points, weights, closest, candidates, totals)
+        kernels.potentials(features, weights, closest, candidates, totals)
         chosen.append(candidates[np.argmin(totals)])
-        kernels.add_center(points, chosen[-1], closest)
+        kernels.add_center(features, chosen[-1], closest)
     return points[chosen]
 
 

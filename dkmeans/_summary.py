@@ -7,7 +7,7 @@ k-means on the counted colours is k-means on every pixel.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,85 +21,77 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
+Counts = npt.NDArray[np.uint32] | npt.NDArray[np.int64]
 
-_MAX_IN_TABLE = 2**32 - 1  # pixels: the entries of a counter's table are uint32
+_N_GREY = 256
+_MAX_UINT32 = 2**32 - 1
 _SMALL = 200_000  # colours; below this, threads cost more than they save
 
 
-class ColourCounter:
-    """Counts the colours of 8-bit blocks. Holds a table of 64 MiB (1 KiB for grey).
+class ColourCounts:
+    """How often each colour occurs in some 8-bit blocks.
+
+    Held as a table over all colours: 64 MiB for RGB, 128 MiB beyond 2**32 pixels, 1 KiB for grey.
+    Pickled, it is a list of the colours that occur, where that is smaller.
 
     Parameters
     ----------
     bands
-        1 for grey, 3 for RGB. An RGB counter takes grey blocks too.
+        1 for grey, 3 for RGB. RGB counts take grey blocks too.
+    table
+        What was counted before, by code; uint32 or int64.
     """
 
-    def __init__(self, bands: int) -> None:
-        self._bands = bands
-        self._table = np.zeros(256 if bands == 1 else kernels.N_CODES, np.uint32)
-        self._in_table = 0
-        self._earlier = ColourCounts.empty(bands)
+    def __init__(self, bands: int, table: Counts | None = None) -> None:
+        self.bands = bands
+        size = _N_GREY if bands == 1 else kernels.N_CODES
+        self._table = np.zeros(size, np.uint32) if table is None else table
+        self.n_pixels = 0 if table is None else int(table.sum(dtype=np.int64))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        used = np.flatnonzero(self._table)
+        if 2 * used.size < self._table.size:
+            return _from_list, (self.bands, used.astype(np.uint32), self._table[used])
+        return ColourCounts, (self.bands, self._table)
 
     def add(self, block: UInt8) -> None:
-        """Count the pixels of `block`, (height, width, 1 or 3), fewer than 2**32."""
-        n_pixels = block.shape[0] * block.shape[1]
-        if self._in_table + n_pixels > _MAX_IN_TABLE:
-            self._earlier = self.counts()
-            self._table[:] = 0
-            self._in_table = 0
-        self._in_table += n_pixels
-        if self._bands == 1:
+        """Count the pixels of `block`, (height, width, 1 or 3)."""
+        self.n_pixels += block.shape[0] * block.shape[1]
+        if self.n_pixels > _MAX_UINT32:
+            self._table = self._table.astype(np.int64, copy=False)
+        if self.bands == 1:
             kernels.count_grey(block[..., 0], self._table)
         else:
             kernels.count_rgb(*planes(block), self._table)
 
-    def counts(self) -> "ColourCounts":
-        """Return what was counted so far."""
+    def merge(self, other: "ColourCounts") -> "ColourCounts":
+        """Return the counts of both; the order of merging does not matter."""
+        large = self.n_pixels + other.n_pixels > _MAX_UINT32
+        dtype = np.int64 if large else np.uint32
+        return ColourCounts(self.bands, np.add(self._table, other._table, dtype=dtype))
+
+    def without(self, other: "ColourCounts") -> "ColourCounts":
+        """Return these counts less those of `other`, which are part of them."""
+        return ColourCounts(self.bands, self._table - other._table)
+
+    def listed(self) -> tuple[UInt32, Int64]:
+        """Return the Z-codes of the colours that occur, increasing, and their counts."""
         n = int(np.count_nonzero(self._table))
         codes, counts = np.empty(n, np.uint32), np.empty(n, np.int64)
-        compact = kernels.compact_grey if self._bands == 1 else kernels.compact_rgb
+        compact = kernels.compact_grey if self.bands == 1 else kernels.compact_rgb
         compact(self._table, codes, counts)
-        return self._earlier.merge(ColourCounts(self._bands, codes, counts))
+        return codes, counts
+
+
+def _from_list(bands: int, used: UInt32, counts: Counts) -> ColourCounts:
+    table = np.zeros(_N_GREY if bands == 1 else kernels.N_CODES, counts.dtype)
+    table[used] = counts
+    return ColourCounts(bands, table)
 
 
 def planes(block: UInt8) -> tuple[UInt8, UInt8, UInt8]:
     """Split a block into red, green and blue; a grey block is all three."""
     return block[..., 0], block[..., block.shape[-1] // 2], block[..., -1]
-
-
-@dataclass(frozen=True)
-class ColourCounts:
-    """The colours that occur and how often: (n,) Z-codes, increasing, and (n,) counts."""
-
-    bands: int
-    codes: UInt32
-    counts: Int64
-
-    @classmethod
-    def empty(cls, bands: int) -> Self:
-        """Return the counts of no pixels."""
-        return cls(bands, np.empty(0, np.uint32), np.empty(0, np.int64))
-
-    def merge(self, other: "ColourCounts") -> "ColourCounts":
-        """Return the counts of both; the order of merging does not matter."""
-        if not self.codes.size or not other.codes.size:
-            return self if self.codes.size else other
-        size = self.codes.size + other.codes.size
-        codes, counts = np.empty(size, np.uint32), np.empty(size, np.int64)
-        n = kernels.merge_counts(self.codes, self.counts, other.codes, other.counts, codes, counts)
-        return ColourCounts(self.bands, codes[:n].copy(), counts[:n].copy())
-
-    def without(self, other: "ColourCounts") -> "ColourCounts":
-        """Return these counts less those of `other`, which are part of them."""
-        rest = self.merge(ColourCounts(other.bands, other.codes, -other.counts))
-        left = rest.counts > 0
-        return ColourCounts(self.bands, rest.codes[left], rest.counts[left])
-
-    @property
-    def n_pixels(self) -> int:
-        """How many pixels were counted."""
-        return int(self.counts.sum())
 
 
 @dataclass(frozen=True)
@@ -122,11 +114,12 @@ class ColourSummary:
         At least one colour.
     """
 
-    depths = (5, 6, octree.COLOURS)
+    depths = (4, 5, 6, octree.COLOURS)
 
     def __init__(self, counts: ColourCounts) -> None:
         self.bands = counts.bands
-        self.codes, self.counts = counts.codes, counts.counts
+        self.weight = counts.n_pixels
+        self.codes, self.counts = counts.listed()
         self._tree = _Octree(self.codes, self.counts)
 
     @property
@@ -135,20 +128,9 @@ class ColourSummary:
         return self.codes.size
 
     @property
-    def weight(self) -> int:
-        """How many pixels were counted."""
-        return int(self.counts.sum())
-
-    @cached_property
     def squares(self) -> tuple[int, ...]:
         """The sum of squares over all pixels, for each band, exact."""
-        return tuple(self._squares(band) for band in self.colours().T)
-
-    def _squares(self, values: UInt8) -> int:
-        counts = np.zeros(256, np.int64)
-        np.add.at(counts, values, self.counts)
-        # As Python integers: the sum of squares outgrows int64 where the counts do not.
-        return sum(value * value * count for value, count in enumerate(counts.tolist()))
+        return tuple(self._tree.squares.tolist()[: self.bands])
 
     @cached_property
     def total(self) -> tuple[int, ...]:
@@ -220,7 +202,8 @@ class _Octree:
         prefixes, starts = _group(codes, 3 * (8 - octree.BOTTOM))
         weights = np.zeros(prefixes.size, np.int64)
         sums = np.zeros((prefixes.size, 3), np.int64)
-        octree.total_colours(codes, counts, starts, weights, sums)
+        self.squares = np.zeros(3, np.int64)
+        octree.total_colours(codes, counts, starts, weights, sums, self.squares)
         levels = [(prefixes, starts, weights, sums)]
         for _ in range(octree.BOTTOM - octree.TOP):
             prefixes, starts = _group(levels[0][0], 3)

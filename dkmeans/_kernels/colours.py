@@ -50,7 +50,7 @@ def count_rgb(red: UInt8, green: UInt8, blue: UInt8, counts: UInt32) -> None:
     red, green, blue
         The bands of one block, each (height, width), any strides.
     counts
-        OUT (2**24,), by code. Wraps at 2**32: a caller counts fewer pixels than that.
+        OUT (2**24,), by code, uint32 or int64. A caller keeps uint32 from wrapping.
     """
     for y in range(red.shape[0]):
         for x in range(red.shape[1]):
@@ -59,7 +59,7 @@ def count_rgb(red: UInt8, green: UInt8, blue: UInt8, counts: UInt32) -> None:
                 | (np.uint32(green[y, x]) << np.uint32(8))
                 | np.uint32(blue[y, x])
             )
-            counts[code] += np.uint32(1)
+            counts[code] += 1
 
 
 @kernel
@@ -67,7 +67,7 @@ def count_grey(grey: UInt8, counts: UInt32) -> None:
     """Add 1 to the count of each pixel's value; `counts` is OUT (256,), else as above."""
     for y in range(grey.shape[0]):
         for x in range(grey.shape[1]):
-            counts[grey[y, x]] += np.uint32(1)
+            counts[grey[y, x]] += 1
 
 
 @kernel
@@ -115,49 +115,6 @@ def compact_grey(counts: UInt32, codes_out: UInt32, counts_out: Int64) -> int:
 
 
 @kernel
-def merge_counts(
-    codes_a: UInt32,
-    counts_a: Int64,
-    codes_b: UInt32,
-    counts_b: Int64,
-    codes_out: UInt32,
-    counts_out: Int64,
-) -> int:
-    """Merge two sorted lists of counted colours; equal colours add.
-
-    Parameters
-    ----------
-    codes_a, counts_a, codes_b, counts_b
-        (n,) and (m,), each sorted by strictly increasing code.
-    codes_out, counts_out
-        OUT (n + m,).
-
-    Returns
-    -------
-    int
-        How many entries were written.
-    """
-    i = j = found = 0
-    while i < codes_a.size or j < codes_b.size:
-        take_a = j == codes_b.size or (i < codes_a.size and codes_a[i] <= codes_b[j])
-        take_b = i == codes_a.size or (j < codes_b.size and codes_b[j] <= codes_a[i])
-        count = np.int64(0)
-        code = np.uint32(0)
-        if take_a:
-            code = codes_a[i]
-            count += counts_a[i]
-            i += 1
-        if take_b:
-            code = codes_b[j]
-            count += counts_b[j]
-            j += 1
-        codes_out[found] = code
-        counts_out[found] = count
-        found += 1
-    return found
-
-
-@kernel
 def decode(codes: UInt32, points: UInt8) -> None:
     """Write the colour of each Z-code: `points` is OUT (n, 3)."""
     for i in range(codes.size):
@@ -168,9 +125,7 @@ def decode(codes: UInt32, points: UInt8) -> None:
 
 
 @kernel
-def look_up_rgb(
-    red: UInt8, green: UInt8, blue: UInt8, table: UInts, labels: UInts
-) -> None:
+def look_up_rgb(red: UInt8, green: UInt8, blue: UInt8, table: UInts, labels: UInts) -> None:
     """Write each pixel's entry of `table`.
 
     Parameters

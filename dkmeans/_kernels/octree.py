@@ -48,15 +48,25 @@ def group(keys: UInt32, shift: int, prefixes: UInt32, starts: Int64) -> int:
 
 
 @kernel
-def total_colours(codes: UInt32, counts: Int64, starts: Int64, weights: Int64, sums: Int64) -> None:
-    """Sum the colours of each run: `weights` is OUT (n,), `sums` OUT (n, 3)."""
+def total_colours(
+    codes: UInt32, counts: Int64, starts: Int64, weights: Int64, sums: Int64, squares: Int64
+) -> None:
+    """Sum the colours of each run.
+
+    `weights` is OUT (n,) and `sums` OUT (n, 3); `squares`, OUT (3,), is over all runs.
+    """
     for node in range(weights.size):
         for i in range(starts[node], starts[node + 1]):
             code = np.int64(codes[i])
-            weights[node] += counts[i]
-            sums[node, 0] += counts[i] * gather(code >> 2)
-            sums[node, 1] += counts[i] * gather(code >> 1)
-            sums[node, 2] += counts[i] * gather(code)
+            count = counts[i]
+            red, green, blue = gather(code >> 2), gather(code >> 1), gather(code)
+            weights[node] += count
+            sums[node, 0] += count * red
+            sums[node, 1] += count * green
+            sums[node, 2] += count * blue
+            squares[0] += count * red * red
+            squares[1] += count * green * green
+            squares[2] += count * blue * blue
 
 
 @inline
@@ -77,12 +87,19 @@ def _begin(n_clusters: int, first: int, last: int) -> tuple[Int64, Int64, Int64,
 
 
 @inline
+def _corner(prefix: int, level: int) -> tuple[int, int, int]:
+    """Return the lowest red, green and blue of a cube."""
+    shift = COLOURS - level
+    return gather(prefix >> 2) << shift, gather(prefix >> 1) << shift, gather(prefix) << shift
+
+
+@inline
 def _keep_candidates(
     prefix: Integer, level: int, centers: Float64, above: Int64, n_above: Integer, kept: Int64
 ) -> int:
     """Write to `kept` the centres of `above` that can be nearest to a colour of the cube."""
-    side = 1 << (8 - level)
-    red, green, blue = gather(prefix >> 2) * side, gather(prefix >> 1) * side, gather(prefix) * side
+    side = 1 << (COLOURS - level)
+    red, green, blue = _corner(prefix, level)
     half = (side - 1) / 2
     nearest, best = above[0], np.inf
     for i in range(n_above):
@@ -167,6 +184,9 @@ def assign_accumulate(
         OUT (k,) and (k, 3): added to.
     """
     kept, n_kept, position, end = _begin(centers.shape[0], first, last)
+    low_red, low_green, low_blue = np.empty((3, 64), np.int64)
+    for low in range(64):  # where a colour lies in its cube of level BOTTOM
+        low_red[low], low_green[low], low_blue[low] = _corner(low, COLOURS)
     level = TOP
     while level >= TOP:
         if position[level] == end[level]:
@@ -196,9 +216,14 @@ def assign_accumulate(
             sums[c, 1] += node_sums[node, 1]
             sums[c, 2] += node_sums[node, 2]
         elif level == BOTTOM:
+            base_red, base_green, base_blue = _corner(prefix, level)
             for i in range(starts[node], ends[node]):
-                code = np.int64(codes[i])
-                red, green, blue = gather(code >> 2), gather(code >> 1), gather(code)
+                low = codes[i] & np.uint32(63)
+                red, green, blue = (
+                    base_red + low_red[low],
+                    base_green + low_green[low],
+                    base_blue + low_blue[low],
+                )
                 c = _nearest(red, green, blue, centers, kept[level], n)
                 weights[c] += counts[i]
                 sums[c, 0] += counts[i] * red
@@ -242,9 +267,8 @@ def fill_table(
             position[level] = prefix * 8
             end[level] = prefix * 8 + 8
             continue
-        side = 1 << (8 - level)
-        low_r, low_g = gather(prefix >> 2) * side, gather(prefix >> 1) * side
-        low_b = gather(prefix) * side
+        side = 1 << (COLOURS - level)
+        low_r, low_g, low_b = _corner(prefix, level)
         for red in range(low_r, low_r + side):
             for green in range(low_g, low_g + side):
                 row = (red << 16) | (green << 8)

@@ -1,6 +1,15 @@
 """The image wing: pictures in, one palette and indexed pictures out."""
 
+from dkmeans.images._ingest import IngestResult, ingest
 from dkmeans.images._quantize import QuantizeResult, quantize
-from dkmeans.images._sources import SourceReport
+from dkmeans.images._sources import ImageInfo, SourceReport, info
 
-__all__ = ["QuantizeResult", "SourceReport", "quantize"]
+__all__ = [
+    "ImageInfo",
+    "IngestResult",
+    "QuantizeResult",
+    "SourceReport",
+    "info",
+    "ingest",
+    "quantize",
+]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from dkmeans import _passes
 from dkmeans._passes import Partition, Passes, Piece, Ticker
-from dkmeans._summary import ColourCounter, ColourCounts
+from dkmeans._summary import ColourCounts
 from dkmeans._validation import SourceError
 from dkmeans.images._staging import StagedSource
 
@@ -39,20 +39,20 @@ class _Count:
     staged: Mapping[int, StagedSource]
 
     def __call__(self, partition: Partition, tick: Ticker) -> _Counted:
-        counter = ColourCounter(self.bands)
+        counts = ColourCounts(self.bands)
         failures: Failures = {}
         broken = []
         for piece in partition:
             done = 0
             try:
                 for block in self._blocks(piece):
-                    counter.add(block)
+                    counts.add(block)
                     done += 1
                     tick(block.nbytes)
             except SourceError as error:
                 failures[piece.index] = str(error)
                 broken.append((piece, done))
-        return _Counted(counter.counts(), failures, tuple(broken))
+        return _Counted(counts, failures, tuple(broken))
 
     def _blocks(self, piece: Piece) -> Iterator[npt.NDArray[np.uint8]]:
         blocks = piece.source.read(piece.windows)

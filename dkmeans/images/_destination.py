@@ -1,5 +1,6 @@
 """Where a job writes: what the output's name means, what is refused, and the scratch folder."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
-from dkmeans._validation import MAX_COLORS, InvalidArgumentError, OutputError
+from dkmeans._validation import MAX_COLORS, InvalidArgumentError, OutputError, SourceError
 from dkmeans.images import _store
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
 from dkmeans.images._png import Compression
@@ -100,20 +101,19 @@ class Destination:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Make a folder for parts beside the output; remove it at the end, whatever happens."""
-        parent = self.path if self.kind == "folder" else self.path.parent
-        made = not parent.exists()
+        """Make a folder for parts, in the output folder or beside the output, as `beside` does."""
+        if self.kind != "folder":
+            with beside(self.path) as folder:
+                yield folder
+            return
+        made = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
         try:
-            parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".partial", dir=parent))
-        except OSError as error:
-            raise OutputError(f"{parent}: cannot be written to ({error.strerror}).") from error
-        try:
-            yield folder
+            with beside(self.path / self.path.name) as folder:
+                yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            if made and not any(parent.iterdir()):
-                parent.rmdir()
+            if made and not any(self.path.iterdir()):
+                self.path.rmdir()
 
     def outputs(
         self,
@@ -149,6 +149,34 @@ class Destination:
         os.replace(labels, self.path)
 
 
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Make a scratch folder beside `path`; remove it at the end, whatever happens."""
+    prefix = f".{path.name}."
+    with tempfile.TemporaryDirectory(
+        prefix=prefix, suffix=".partial", dir=path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write into one clear error.
+
+    Raises
+    ------
+    OutputError
+        For any OSError; a full disk is named.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "the disk is full; free some space and run again"
+        raise OutputError(f"{path}: cannot be written ({reason}).") from error
+
+
 def kind_of(path: Path) -> str:
     """Return "png", "tiff", "zarr" or "folder", by the suffix.
 
@@ -166,6 +194,13 @@ def kind_of(path: Path) -> str:
             "of a folder."
         )
     return kind
+
+
+def refuse_failed(failures: Mapping[int, str], n_sources: int) -> None:
+    """Raise `SourceError` if no source is left: with the reason, or the first of several."""
+    if len(failures) == n_sources:
+        others = f" ({n_sources - 1} other sources failed too.)" if n_sources > 1 else ""
+        raise SourceError(failures[min(failures)] + others)
 
 
 def refuse_among(path: Path, sources: Sequence[Path]) -> None:

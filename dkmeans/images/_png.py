@@ -46,9 +46,7 @@ def _row_bytes(width: int, depth: int) -> int:
     return 1 + -(-width * depth // 8)
 
 
-def encode_band(
-    labels: npt.NDArray[np.uint8], depth: int, compression: Compression
-) -> Band:
+def encode_band(labels: npt.NDArray[np.uint8], depth: int, compression: Compression) -> Band:
     """Pack and compress full rows of labels, (rows, width), all below 2**depth.
 
     Rows are not filtered, which suits indices.
@@ -106,4 +104,9 @@ def _join_adler(first: int, second: int, length: int) -> int:
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    return (
+        struct.pack(">I", len(data))
+        + kind
+        + data
+        + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    )

@@ -1,6 +1,5 @@
 """One palette for pictures of any size: count the colours, solve, assign."""
 
-import errno
 import math
 import shutil
 import tempfile
@@ -21,8 +20,6 @@ from dkmeans._summary import ColourCounts, ColourSummary
 from dkmeans._tiling import grid, reading_block
 from dkmeans._validation import (
     InvalidArgumentError,
-    OutputError,
-    SourceError,
     check_choice,
     check_integer,
     check_number,
@@ -30,7 +27,7 @@ from dkmeans._validation import (
 from dkmeans.images import _sources
 from dkmeans.images._assign import Assign, Assigned, OutputPiece, Written
 from dkmeans.images._count import count_colours
-from dkmeans.images._destination import Destination, refuse_among
+from dkmeans.images._destination import Destination, refuse_among, refuse_failed, writing
 from dkmeans.images._outputs import Output, label_windows
 from dkmeans.images._png import Compression
 from dkmeans.images._sources import Found, Paths, SourceReport
@@ -89,7 +86,7 @@ def quantize(
     n_colors: int = 256,
     palette: Palette | None = None,
     init: Literal["k-means++"] | npt.ArrayLike = "k-means++",
-    n_init: int = 8,
+    n_init: int = 4,
     max_iter: int = 300,
     tol: float = 1e-4,
     seed: int = 0,
@@ -183,7 +180,7 @@ def quantize(
     refuse_among(Path(output), _sources.as_list(sources))
     is_single = _sources.is_single(sources) and len(found) == 1
     failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
-    _refuse_all_failed(found, failures)
+    refuse_failed(failures, len(found))
     target = Destination(output, found, is_single=is_single, overwrite=overwrite)
     if palette is not None:
         check_integer("the number of colours in palette", len(palette), 1, target.max_colors)
@@ -194,13 +191,15 @@ def quantize(
     start = _check_init(init, n_colors, bands)
     passes = Passes(progress)
     fit: _Fit | None = None
-    with _writing(target.path), target.scratch() as scratch, _stage(staging, scratch) as stage:
+    with writing(target.path), target.scratch() as scratch, _stage(staging, scratch) as stage:
         if palette is None:
             staged = _plan_staging(usable, stage)
             counts, failed = count_colours(passes, _pieces(usable), bands, staged)
             failures |= failed
-            _refuse_all_failed(found, failures)
-            fit = _fit(counts, n_colors, start, n_init=n_init, max_iter=max_iter, tol=tol, seed=seed)
+            refuse_failed(failures, len(found))
+            fit = _fit(
+                counts, n_colors, start, n_init=n_init, max_iter=max_iter, tol=tol, seed=seed
+            )
             del counts
             usable = {i: staged.get(i, s) for i, s in usable.items() if i not in failures}
             palette = fit.palette
@@ -212,7 +211,7 @@ def quantize(
             Assigned.merge,
         )
         failures |= assigned.failures
-        _refuse_all_failed(found, failures)
+        refuse_failed(failures, len(found))
         written = {i: w for i, w in assigned.written.items() if i not in failures}
         sizes = {i: _finish(outputs[i], w) for i, w in written.items()}
         target.finish(scratch, failures)
@@ -221,13 +220,6 @@ def quantize(
     return QuantizeResult(
         **quality, n_passes=passes.n_passes, bytes_read=passes.bytes_read, report=report
     )
-
-
-def _refuse_all_failed(found: Sequence[Found], failures: Mapping[int, str]) -> None:
-    """Raise if no source is left: with the reason, or the first of several."""
-    if len(failures) == len(found):
-        others = f" ({len(found) - 1} other sources failed too.)" if len(found) > 1 else ""
-        raise SourceError(failures[min(failures)] + others)
 
 
 def _check_init(init: Any, n_colors: int, bands: int) -> Float64 | None:
@@ -244,18 +236,6 @@ def _check_init(init: Any, n_colors: int, bands: int) -> Float64 | None:
             f"({n_colors}, {bands}), all finite."
         )
     return centers
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write into one clear error."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full; free some space, or set staging to a folder elsewhere"
-        raise OutputError(f"{path}: cannot be written ({reason}).") from error
 
 
 @contextmanager
@@ -296,9 +276,7 @@ def _pieces(usable: Mapping[int, BlockSource]) -> list[Piece]:
     return pieces
 
 
-def _output_pieces(
-    usable: Mapping[int, BlockSource], outputs: Mapping[int, Output]
-) -> list[Piece]:
+def _output_pieces(usable: Mapping[int, BlockSource], outputs: Mapping[int, Output]) -> list[Piece]:
     """Return each source whole, in the windows that its output takes."""
     pieces: list[Piece] = []
     for index, source in usable.items():

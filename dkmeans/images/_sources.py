@@ -118,14 +118,20 @@ def is_single(sources: Paths) -> bool:
 
 
 def _is_collection(path: Path) -> bool:
-    return path.is_dir() and not _store.is_zarr(path) or (glob.has_magic(str(path)) and not path.exists())
+    return (
+        path.is_dir()
+        and not _store.is_zarr(path)
+        or (glob.has_magic(str(path)) and not path.exists())
+    )
 
 
 def _expand(path: Path) -> Iterator[Found]:
     if path.is_dir() and not _store.is_zarr(path):
         members = list(_walk(path))
         if not members:
-            yield _failed(path, path.name, f"no images in this folder ({' '.join(_raster.SUFFIXES)}).")
+            yield _failed(
+                path, path.name, f"no images in this folder ({' '.join(_raster.SUFFIXES)})."
+            )
         for member in members:
             yield from _probe(member, member.relative_to(path).as_posix())
     elif glob.has_magic(str(path)) and not path.exists():
@@ -172,3 +178,65 @@ def _probe(path: Path, name: str) -> Iterator[Found]:
 
 def _failed(path: Path, name: str, reason: str) -> Found:
     return Found(str(path), name, None, f"{path}: {reason}", 0)
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What the header of a picture tells.
+
+    Attributes
+    ----------
+    path
+        Where it lies.
+    format
+        "JPEG", "PNG", "WEBP", "GTiff" (any TIFF) or "Zarr".
+    height, width, bands, dtype
+        Of the pixels.
+    block
+        The height and width in which they are stored.
+    in_order
+        Whether they can only be read from first to last.
+    bytes_stored, bytes_decoded
+        The size of the file, and of the pixels in memory.
+    """
+
+    path: str
+    format: str
+    height: int
+    width: int
+    bands: int
+    dtype: str
+    block: tuple[int, int]
+    in_order: bool
+    bytes_stored: int
+    bytes_decoded: int
+
+
+def info(path: str | Path) -> list[ImageInfo]:
+    """Read the headers of a picture, or of each picture of a folder, glob or store.
+
+    Raises
+    ------
+    SourceError
+        If a picture cannot be read, or holds what is not yet supported.
+    """
+    infos = []
+    for image in find(path):
+        if image.source is None:
+            raise SourceError(str(image.error))
+        height, width, bands = image.source.shape
+        infos.append(
+            ImageInfo(
+                image.path,
+                getattr(image.source, "driver", "Zarr"),
+                height,
+                width,
+                bands,
+                image.source.dtype.name,
+                image.source.block,
+                image.source.in_order,
+                image.nbytes,
+                height * width * bands * image.source.dtype.itemsize,
+            )
+        )
+    return infos

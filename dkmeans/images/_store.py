@@ -63,7 +63,9 @@ class ZarrSource:
     def fingerprint(self) -> str:
         """Return the time of change of the array's metadata, in ns."""
         folder = Path(self.store, self.array)
-        return "-".join(str((folder / m).stat().st_mtime_ns) for m in _MARKERS if (folder / m).exists())
+        return "-".join(
+            str((folder / m).stat().st_mtime_ns) for m in _MARKERS if (folder / m).exists()
+        )
 
     def read(self, windows: Sequence[Window]) -> Iterator[UInt8]:
         """Yield the block of each window, (height, width, bands), opening the array once.
@@ -124,7 +126,11 @@ def probe(path: str | Path) -> list[tuple[str, ZarrSource]]:
 
 
 def _probe_array(path: str, array: Any) -> ZarrSource:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.shape[2:] or (1,))[0] not in (1, 3):
+    if (
+        array.dtype != np.uint8
+        or array.ndim not in (2, 3)
+        or (array.shape[2:] or (1,))[0] not in (1, 3)
+    ):
         raise SourceError(
             f"{path}: not yet supported: a Zarr array of shape {array.shape} and dtype "
             f"{array.dtype}; give (height, width), or (height, width, 1 or 3), as uint8."
@@ -178,7 +184,9 @@ class Image:
         return cls(name, array, (height, width, bands), offset, source)
 
 
-def create(path: Path, arrays: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], *, compress: bool) -> None:
+def create(
+    path: Path, arrays: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], *, compress: bool
+) -> None:
     """Create a working store with empty arrays, given the shape and chunks of each by name."""
     codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle")
     group = zarr.create_group(str(path), zarr_format=3)
@@ -207,9 +215,13 @@ class ArrayWriter:
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        self._array: Any = zarr.open_array(
-            str(path), path=name, mode="r+", config=_ALWAYS_WRITE
-        )
+        self._array: Any = zarr.open_array(str(path), path=name, mode="r+", config=_ALWAYS_WRITE)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        shape: tuple[int, ...] = self._array.shape
+        return shape
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -220,7 +232,9 @@ class ArrayWriter:
     def write(self, start: tuple[int, ...], block: npt.NDArray[Any]) -> None:
         """Write `block` with its first corner at `start`."""
         stop = tuple(s + n for s, n in zip(start, block.shape, strict=True))
-        for begin, end, size, chunk in zip(start, stop, self._array.shape, self.chunks, strict=True):
+        for begin, end, size, chunk in zip(
+            start, stop, self._array.shape, self.chunks, strict=True
+        ):
             if begin % chunk or (end % chunk and end != size):
                 raise ValueError(f"region {start} to {stop} cuts chunks of {self.chunks}")
         self._array[tuple(slice(b, e) for b, e in zip(start, stop, strict=True))] = block
@@ -229,8 +243,7 @@ class ArrayWriter:
 class PackedWriter:
     """Writes a run of packed rows through a buffer of one chunk.
 
-    The run begins at a chunk and owns all chunks it touches. Use as a context manager: the last
-    chunk is written at the end.
+    The run begins at a chunk and owns all chunks it touches.
     """
 
     def __init__(self, writer: ArrayWriter, start: int) -> None:
@@ -239,11 +252,9 @@ class PackedWriter:
         self._buffer = np.zeros(writer.chunks, np.uint8)
         self._filled = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None and self._filled:
+    def close(self) -> None:
+        """Write the last chunk."""
+        if self._filled:
             self._flush()
 
     def skip_to(self, position: int) -> None:
@@ -266,7 +277,8 @@ class PackedWriter:
                 self._flush()
 
     def _flush(self) -> None:
-        self._writer.write((self._start, 0), self._buffer)
+        end = min(self._start + len(self._buffer), self._writer.shape[0])
+        self._writer.write((self._start, 0), self._buffer[: end - self._start])
         self._start += len(self._buffer)
         self._buffer[:] = 0
         self._filled = 0
