@@ -14,20 +14,29 @@ def photos():
     return images
 
 
+def local_cluster(**options):
+    """Describe a cluster on this machine that takes free ports only, and has no dashboard."""
+    from distributed import LocalCluster  # noqa: PLC0415 - slow, and most tests need none
+
+    quiet = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    return LocalCluster(scheduler_kwargs=quiet, **options)
+
+
 @pytest.fixture(scope="session")
 def cluster():
     """Start two worker processes of one thread each."""
-    from distributed import LocalCluster  # noqa: PLC0415 - slow, and most tests need none
-
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address=None,
-        worker_dashboard_address=None,
-    ) as running:
+    with local_cluster(n_workers=2, threads_per_worker=1, host="127.0.0.1") as running:
         yield running
+
+
+@pytest.fixture
+def inner_client():
+    """Make two threads of this process the workers of a cluster, for one test."""
+    with (
+        local_cluster(n_workers=1, threads_per_worker=2, processes=False) as running,
+        running.get_client() as connected,
+    ):
+        yield connected
 
 
 @pytest.fixture

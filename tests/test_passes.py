@@ -1,0 +1,366 @@
+"""Passes over a source that keeps a log, on every kind of scheduler."""
+
+import itertools
+import operator
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dkmeans import _passes
+from dkmeans._passes import Cancelled, Passes, Piece, Ticker, in_threads, n_workers, partition
+from dkmeans._tiling import grid
+
+
+@dataclass(frozen=True)
+class Spy:
+    """A source whose pixels hold their own position; writes each open and read to a log."""
+
+    name: str
+    log: Path | None = None
+    shape: tuple[int, int, int] = (30, 40, 2)
+    block: tuple[int, int] = (10, 10)
+    in_order: bool = False
+
+    dtype = np.dtype(np.uint8)
+
+    def read(self, windows):
+        self.note("open")
+        y, x = np.indices(self.shape[:2], np.uint8)
+        for window in windows:
+            self.note(f"{window.y} {window.x}")
+            yield np.stack([y, x], axis=-1)[window.rows, window.columns]
+
+    def note(self, text):
+        # Appended in one write: whole lines, from any process.
+        with self.log.open("a") as file:
+            file.write(f"{self.name} {text}\n")
+
+    def fingerprint(self):
+        return self.name
+
+
+def whole(source, index=0):
+    """All windows of a source."""
+    return Piece(index, source, tuple(grid(*source.shape[:2], source.block)))
+
+
+def collect(part, ticker):
+    """List the windows that were read, after checking what was read."""
+    found = []
+    for piece in part:
+        blocks = piece.source.read(piece.windows)
+        for window, block in zip(piece.windows, blocks, strict=True):
+            assert block[0, 0].tolist() == [window.y, window.x]
+            assert block[-1, -1].tolist() == [window.rows.stop - 1, window.columns.stop - 1]
+            found.append((piece.index, window))
+            ticker(block.nbytes)
+    return found
+
+
+class Display:
+    """A progress display that remembers what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def begin(self, name, nbytes):
+        self.told.append((name, nbytes))
+
+    def advance(self, nbytes):
+        self.told.append(nbytes)
+
+    def end(self):
+        self.told.append("end")
+
+
+@pytest.fixture
+def sources(tmp_path):
+    log = tmp_path / "log"
+    return [
+        Spy("a", log),
+        Spy("b", log, shape=(25, 33, 2), in_order=True),
+        Spy("c", log, shape=(10, 10, 2)),
+    ]
+
+
+# Running
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_a_pass_reads_every_window_once_and_merges_in_order(sources):
+    pieces = [whole(source, i) for i, source in enumerate(sources)]
+    partitions = partition(pieces)
+    display = Display()
+    passes = Passes(display)
+    nbytes = sum(source.shape[0] * source.shape[1] * 2 for source in sources)
+
+    for done in (1, 2):
+        merged = passes.run("look", collect, partitions, operator.add)
+        assert merged == [(piece.index, window) for piece in pieces for window in piece.windows]
+        assert passes.n_passes == done
+        assert passes.bytes_read == done * nbytes
+
+    lines = Counter(sources[0].log.read_text().splitlines())
+    for piece in pieces:
+        name = piece.source.name
+        for window in piece.windows:
+            assert lines[f"{name} {window.y} {window.x}"] == 2
+        opened = sum(part.source.name == name for group in partitions for part in group)
+        assert lines[f"{name} open"] == 2 * opened
+    assert lines["b open"] == 2
+
+    assert display.told[0] == ("look", nbytes)
+    assert display.told[-1] == "end"
+    advances = [told for told in display.told if isinstance(told, int)]
+    assert sum(advances) == 2 * nbytes
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 13])
+def test_any_number_of_partitions_merges_in_order(sources, n):
+    windows = whole(sources[0]).windows
+    cuts = np.linspace(0, len(windows), n + 1).astype(int)
+    parts = [
+        (Piece(0, sources[0], windows[start:stop]),) for start, stop in itertools.pairwise(cuts)
+    ]
+    merged = Passes().run("look", collect, parts, operator.add)
+    assert [window for _, window in merged] == list(windows)
+
+
+@pytest.mark.usefixtures("client")
+def test_another_scheduler_can_be_asked_for_beside_a_cluster(sources):
+    with dask.config.set(scheduler="threads"):
+        here = Passes().run("look", process_ids, partition([whole(sources[0])]), operator.or_)
+    assert here == {os.getpid()}
+    there = Passes().run("look", process_ids, partition([whole(sources[0])]), operator.or_)
+    assert os.getpid() not in there
+
+
+def process_ids(part, ticker):
+    collect(part, ticker)
+    return {os.getpid()}
+
+
+@pytest.mark.usefixtures("inner_client")
+def test_a_cluster_within_the_process_counts_bytes_once(sources):
+    passes = Passes()
+    passes.run("look", collect, partition([whole(sources[0])]), operator.add)
+    assert passes.bytes_read == 30 * 40 * 2
+
+
+# Failing
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Take SIGINT as Python does by default: a shell's background job ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class BrokenError(Exception):
+    """What no library raises."""
+
+
+def break_at_the_third(part, ticker):
+    for count, _ in enumerate(collect(part, ticker)):
+        if count == 2:
+            raise BrokenError(part[0].source.name)
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_an_error_comes_out_as_itself(sources):
+    display = Display()
+    passes = Passes(display)
+    with pytest.raises(BrokenError, match="a"):
+        passes.run("look", break_at_the_third, [(whole(sources[0]),)], operator.add)
+    assert display.told[-1] == "end"
+    assert passes.n_passes == 0
+
+
+class Crowd:
+    """Work that never ends by itself; the third to begin strikes."""
+
+    def __init__(self, strike):
+        self.strike = strike
+        self.turn = itertools.count(1)
+        self.running = 0
+
+    def __call__(self, part, ticker):
+        assert part
+        self.running += 1
+        try:
+            if next(self.turn) == 3:
+                self.strike()
+            while True:
+                ticker(0)
+                time.sleep(0.001)
+        finally:
+            time.sleep(0.05)
+            self.running -= 1
+
+
+def strike_by_error():
+    raise BrokenError
+
+
+def strike_by_interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("strike", "error"),
+    [(strike_by_error, BrokenError), (strike_by_interrupt, KeyboardInterrupt)],
+)
+def test_no_thread_works_on_when_a_pass_has_failed(strike, error, sources):
+    crowd = Crowd(strike)
+    parts = [(replace(whole(sources[0]), index=i),) for i in range(6)]
+    with dask.config.set(scheduler="threads", num_workers=3), pytest.raises(error):
+        Passes().run("look", crowd, parts, operator.add)
+    assert crowd.running == 0
+    time.sleep(0.1)
+    assert crowd.running == 0  # nor has another one begun
+
+
+def test_a_task_that_comes_late_does_not_begin():
+    ticker = Ticker(int)
+    ticker.cancel()
+    with pytest.raises(Cancelled), ticker:
+        pytest.fail("the body is never entered")
+    ticker.cancel()  # waits for nobody
+
+
+def interrupt(part, ticker):
+    collect(part, ticker)
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_comes_out_of_a_single_thread(sources):
+    with dask.config.set(scheduler="synchronous"), pytest.raises(KeyboardInterrupt):
+        Passes().run("look", interrupt, [(whole(sources[0]),)], operator.add)
+
+
+def dawdle(part, ticker):
+    time.sleep(0.5)
+    return collect(part, ticker)
+
+
+@pytest.mark.usefixtures("client")
+def test_an_interrupt_leaves_a_cluster_ready_for_more(sources):
+    parts = [(replace(whole(sources[0]), index=i),) for i in range(8)]
+    timer = threading.Timer(0.4, strike_by_interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        Passes().run("look", dawdle, parts, operator.add)
+    timer.join()
+    assert len(Passes().run("look", collect, parts[:1], operator.add)) == 12
+
+
+def die_once(part, ticker):
+    found = collect(part, ticker)
+    grave = part[0].source.log.with_name("grave")
+    if part[0].index == 2 and not grave.exists():
+        grave.touch()
+        os._exit(1)
+    return found
+
+
+def test_a_lost_worker_costs_no_window(client, sources):
+    pieces = [whole(source, i) for i, source in enumerate(sources)]
+    passes = Passes()
+    merged = passes.run("look", die_once, [(piece,) for piece in pieces], operator.add)
+    assert merged == [(piece.index, window) for piece in pieces for window in piece.windows]
+    assert passes.bytes_read == sum(piece.nbytes for piece in pieces)
+    client.wait_for_workers(2)  # as the next test expects
+
+
+# Dealing out
+
+
+@st.composite
+def sources_of_any_size(draw):
+    shape = draw(st.tuples(st.integers(1, 300), st.integers(1, 300), st.sampled_from([1, 3])))
+    block = draw(st.tuples(st.integers(20, 100), st.integers(20, 100)))
+    return Spy("", shape=shape, block=block, in_order=draw(st.booleans()))
+
+
+@given(st.lists(sources_of_any_size(), max_size=12), st.integers(1, 6))
+def test_partitions_hold_every_window_once_in_order_and_are_balanced(spies, workers):
+    pieces = [whole(spy, i) for i, spy in enumerate(spies)]
+    with dask.config.set(scheduler="threads", num_workers=workers):
+        partitions = partition(pieces)
+
+    dealt = [part for group in partitions for part in group]
+    windows = [(part.index, window) for part in dealt for window in part.windows]
+    assert windows == [(piece.index, window) for piece in pieces for window in piece.windows]
+    assert all(part.source is pieces[part.index].source for part in dealt)
+    assert all(partitions)
+
+    times = Counter(part.index for part in dealt)
+    assert all(times[i] == 1 for i, spy in enumerate(spies) if spy.in_order)
+
+    # No partition is larger than its share by more than one part; a part is what cannot be cut,
+    # or a share to the next full window.
+    share = sum(piece.nbytes for piece in pieces) / (4 * workers)
+    uncut = max((smallest_part(piece) for piece in pieces), default=0)
+    for group in partitions:
+        assert sum(part.nbytes for part in group) <= 2 * (share + uncut)
+    if pieces and uncut <= share:
+        assert 2 * workers <= len(partitions) <= 4 * workers + 1
+
+
+def smallest_part(piece):
+    if piece.source.in_order:
+        return piece.nbytes
+    return max(window.n_pixels for window in piece.windows) * piece.pixel_bytes
+
+
+@pytest.mark.usefixtures("client")
+def test_no_partition_is_too_large_for_a_worker_to_lose(monkeypatch):
+    monkeypatch.setattr(_passes, "_MAX_PARTITION_BYTES", 10_000)
+    partitions = partition([whole(Spy("", shape=(1000, 1000, 1)))])
+    assert max(sum(part.nbytes for part in group) for group in partitions) <= 20_000
+
+
+def test_nothing_to_read_is_no_partition():
+    assert partition([]) == []
+
+
+def test_sizes_are_those_of_decoded_pixels():
+    assert whole(Spy("", shape=(25, 33, 2))).nbytes == 25 * 33 * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"scheduler": "synchronous", "num_workers": 7}, 1),
+        ({"scheduler": "threads", "num_workers": 7}, 7),
+        ({"scheduler": "processes", "num_workers": 3}, 3),
+        ({"scheduler": "threads"}, dask.system.CPU_COUNT),
+    ],
+)
+def test_n_workers_is_what_runs_at_once(settings, expected):
+    with dask.config.set(settings):
+        assert n_workers() == expected
+
+
+@pytest.mark.usefixtures("client")
+def test_n_workers_of_a_cluster():
+    assert n_workers() == 2
+
+
+@pytest.mark.parametrize("name", ["synchronous", "threads"])
+def test_in_threads_keeps_the_order(name):
+    with dask.config.set(scheduler=name, num_workers=3):
+        assert in_threads(lambda item: item * item, range(20)) == [i * i for i in range(20)]
+        assert in_threads(str, [5]) == ["5"]
