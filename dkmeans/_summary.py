@@ -21,7 +21,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
-Counts = npt.NDArray[np.uint32] | npt.NDArray[np.int64]
+Counts = npt.NDArray[np.integer[Any]]
 
 _N_GREY = 256
 _MAX_UINT32 = 2**32 - 1
@@ -45,41 +45,41 @@ class ColourCounts:
     def __init__(self, bands: int, table: Counts | None = None) -> None:
         self.bands = bands
         size = _N_GREY if bands == 1 else kernels.N_CODES
-        self._table = np.zeros(size, np.uint32) if table is None else table
+        self.table = np.zeros(size, np.uint32) if table is None else table
         self.n_pixels = 0 if table is None else int(table.sum(dtype=np.int64))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        used = np.flatnonzero(self._table)
-        if 2 * used.size < self._table.size:
-            return _from_list, (self.bands, used.astype(np.uint32), self._table[used])
-        return ColourCounts, (self.bands, self._table)
+        used = np.flatnonzero(self.table)
+        if 2 * used.size < self.table.size:
+            return _from_list, (self.bands, used.astype(np.uint32), self.table[used])
+        return ColourCounts, (self.bands, self.table)
 
     def add(self, block: UInt8) -> None:
         """Count the pixels of `block`, (height, width, 1 or 3)."""
         self.n_pixels += block.shape[0] * block.shape[1]
         if self.n_pixels > _MAX_UINT32:
-            self._table = self._table.astype(np.int64, copy=False)
+            self.table = self.table.astype(np.int64, copy=False)
         if self.bands == 1:
-            kernels.count_grey(block[..., 0], self._table)
+            kernels.count_grey(block[..., 0], self.table)
         else:
-            kernels.count_rgb(*planes(block), self._table)
+            kernels.count_rgb(*planes(block), self.table)
 
     def merge(self, other: "ColourCounts") -> "ColourCounts":
         """Return the counts of both; the order of merging does not matter."""
         large = self.n_pixels + other.n_pixels > _MAX_UINT32
         dtype = np.int64 if large else np.uint32
-        return ColourCounts(self.bands, np.add(self._table, other._table, dtype=dtype))
+        return ColourCounts(self.bands, np.add(self.table, other.table, dtype=dtype))
 
     def without(self, other: "ColourCounts") -> "ColourCounts":
         """Return these counts less those of `other`, which are part of them."""
-        return ColourCounts(self.bands, self._table - other._table)
+        return ColourCounts(self.bands, self.table - other.table)
 
     def listed(self) -> tuple[UInt32, Int64]:
         """Return the Z-codes of the colours that occur, increasing, and their counts."""
-        n = int(np.count_nonzero(self._table))
+        n = int(np.count_nonzero(self.table))
         codes, counts = np.empty(n, np.uint32), np.empty(n, np.int64)
         compact = kernels.compact_grey if self.bands == 1 else kernels.compact_rgb
-        compact(self._table, codes, counts)
+        compact(self.table, codes, counts)
         return codes, counts
 
 
@@ -114,7 +114,7 @@ class ColourSummary:
         At least one colour.
     """
 
-    depths = (4, 5, 6, octree.COLOURS)
+    depths: tuple[int, ...] = (4, 5, 6, octree.COLOURS)
 
     def __init__(self, counts: ColourCounts) -> None:
         self.bands = counts.bands

@@ -18,6 +18,7 @@ from dkmeans._kernels.compile import inline, kernel
 UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]
 Int64 = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.integer[Any]]  # uint32 or int64
 UInts = npt.NDArray[np.unsignedinteger]
 Integer = int | np.integer[Any]
 
@@ -42,7 +43,7 @@ def gather(value: Integer) -> Integer:
 
 
 @kernel
-def count_rgb(red: UInt8, green: UInt8, blue: UInt8, counts: UInt32) -> None:
+def count_rgb(red: UInt8, green: UInt8, blue: UInt8, counts: Counts) -> None:
     """Add 1 to the count of each pixel's colour.
 
     Parameters
@@ -63,7 +64,7 @@ def count_rgb(red: UInt8, green: UInt8, blue: UInt8, counts: UInt32) -> None:
 
 
 @kernel
-def count_grey(grey: UInt8, counts: UInt32) -> None:
+def count_grey(grey: UInt8, counts: Counts) -> None:
     """Add 1 to the count of each pixel's value; `counts` is OUT (256,), else as above."""
     for y in range(grey.shape[0]):
         for x in range(grey.shape[1]):
@@ -71,7 +72,7 @@ def count_grey(grey: UInt8, counts: UInt32) -> None:
 
 
 @kernel
-def compact_rgb(counts: UInt32, codes_out: UInt32, counts_out: Int64) -> int:
+def compact_rgb(counts: Counts, codes_out: UInt32, counts_out: Int64) -> int:
     """Collect the colours that occur, sorted by Z-code.
 
     Parameters
@@ -103,7 +104,7 @@ def compact_rgb(counts: UInt32, codes_out: UInt32, counts_out: Int64) -> int:
 
 
 @kernel
-def compact_grey(counts: UInt32, codes_out: UInt32, counts_out: Int64) -> int:
+def compact_grey(counts: Counts, codes_out: UInt32, counts_out: Int64) -> int:
     """Collect the grey values that occur, in order; as `compact_rgb`, `counts` is (256,)."""
     found = 0
     for value in range(256):
@@ -173,7 +174,7 @@ def look_up_measured(
             g -= colors[label, 1]
             b -= colors[label, 2]
             error += r * r + g * g + b * b
-    return error
+    return int(error)
 
 
 @kernel

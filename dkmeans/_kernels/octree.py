@@ -87,7 +87,7 @@ def _begin(n_clusters: int, first: int, last: int) -> tuple[Int64, Int64, Int64,
 
 
 @inline
-def _corner(prefix: int, level: int) -> tuple[int, int, int]:
+def _corner(prefix: Any, level: int) -> tuple[Any, Any, Any]:
     """Return the lowest red, green and blue of a cube."""
     shift = COLOURS - level
     return gather(prefix >> 2) << shift, gather(prefix >> 1) << shift, gather(prefix) << shift

@@ -43,7 +43,7 @@ def potentials(
                     distances[lane] += difference * difference
             so_far, weight = closest[start:stop], weights[start:stop]
             for lane in range(LANES):
-                nearest = distances[lane] if distances[lane] < so_far[lane] else so_far[lane]
+                nearest = min(so_far[lane], distances[lane])
                 sums[lane] += weight[lane] * nearest
         totals[t] = sums.sum()
 

@@ -1,7 +1,6 @@
 """Where a job writes: what the output's name means, what is refused, and the scratch folder."""
 
 import errno
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -46,7 +45,7 @@ class Destination:
     def __init__(
         self, output: str | Path, found: Sequence[Found], *, is_single: bool, overwrite: bool
     ) -> None:
-        self.path = Path(os.path.abspath(output))
+        self.path = Path(output).resolve()
         self.kind = kind_of(self.path)
         self._overwrite = overwrite
         if self.kind in ("png", "tiff") and not is_single:
@@ -145,8 +144,8 @@ class Destination:
             if index in self.files and self.files[index] != self.path:
                 shutil.rmtree(labels / self.files[index].relative_to(self.path), ignore_errors=True)
         if self.path.exists():
-            os.replace(self.path, scratch / "replaced")
-        os.replace(labels, self.path)
+            self.path.replace(scratch / "replaced")
+        labels.replace(self.path)
 
 
 @contextmanager

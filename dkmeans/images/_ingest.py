@@ -1,6 +1,5 @@
 """Image files into a working store that is read by region and needs no decoding again."""
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,7 +99,7 @@ def ingest(
     OutputError
         If the store exists or cannot be written. Nothing unfinished is left.
     """
-    path = Path(os.path.abspath(store))
+    path = Path(store).resolve()
     found = _sources.find(sources)
     refuse_among(path, _sources.as_list(sources))
     if path.exists() and not overwrite:
@@ -125,8 +124,8 @@ def ingest(
             made, _listing(found, [*pieces, *(p for run in runs for p in run)], failures)
         )
         if path.exists():
-            os.replace(path, scratch / "replaced")
-        os.replace(made, path)
+            path.replace(scratch / "replaced")
+        made.replace(path)
     sizes = {i: _n_pixels(s) * s.shape[2] for i, s in usable.items() if i not in failures}
     report = _sources.report(found, dict.fromkeys(usable, path), failures, sizes)
     return IngestResult(str(path), passes.bytes_read, report)
@@ -149,7 +148,8 @@ def _lay_out(
             large.append(_IngestPiece(index, source, windows, f"images/{index}", None))
     for bands in (1, 3):
         small = {i: s for i, s in usable.items() if _n_pixels(s) < _LARGE and s.shape[2] == bands}
-        position, room, run = 0, _RUN, []
+        position, room = 0, _RUN
+        run: list[_IngestPiece] = []
         for index, source in small.items():
             if run and _n_pixels(source) > room:
                 runs.append(tuple(run))

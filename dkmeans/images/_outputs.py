@@ -39,8 +39,9 @@ class Entry:
 class Output(Protocol):
     """Takes the labels of one picture, window by window, in any order. Pickled into tasks."""
 
-    def unit(self, height: int, width: int) -> tuple[int, int]:
-        """Return what the corners of windows must be multiples of; the width for full rows."""
+    @property
+    def unit(self) -> tuple[int, int]:
+        """What the corners of windows must be multiples of; as wide as the picture: full rows."""
 
     def write(self, part: str, blocks: Iterable[tuple[Window, Labels]]) -> list[Entry]:
         """Write labels to a part of this name; writing it again gives the same."""
@@ -70,21 +71,21 @@ class ImageFile:
 
     def write(self, part: str, blocks: Iterable[tuple[Window, Labels]]) -> list[Entry]:
         """Encode labels to the file `part` in the scratch folder."""
-        path = os.path.join(self.scratch, part)
+        path = Path(self.scratch, part)
         entries = []
-        with open(path, "wb") as file:
+        with path.open("wb") as file:
             for window, labels in blocks:
                 for key, data, adler, length in self._encode(window, labels):
-                    entries.append(Entry(key, path, file.tell(), len(data), adler, length))
+                    entries.append(Entry(key, str(path), file.tell(), len(data), adler, length))
                     file.write(data)
         return entries
 
     def finish(self, entries: Sequence[Entry]) -> int:
         """Join the parts, move the file into place and remove the parts."""
         entries = sorted(entries)
-        joined = f"{entries[0].part}.joined"
+        joined = Path(f"{entries[0].part}.joined")
         header, trailer = self._frame(entries)
-        with open(joined, "wb") as file:
+        with joined.open("wb") as file:
             file.write(header)
             file.flush()
             _copy(entries, file)
@@ -92,9 +93,9 @@ class ImageFile:
             file.write(trailer)
             size = file.tell()
         Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(joined, self.path)
+        joined.replace(self.path)
         for part in {entry.part for entry in entries}:
-            os.unlink(part)
+            Path(part).unlink()
         return size
 
     def _encode(self, window: Window, labels: Labels) -> Iterator[tuple[int, bytes, int, int]]:
@@ -108,9 +109,10 @@ class ImageFile:
 class PngFile(ImageFile):
     """An indexed PNG."""
 
-    def unit(self, height: int, width: int) -> tuple[int, int]:
+    @property
+    def unit(self) -> tuple[int, int]:
         """Full rows, whole bands."""
-        return _png.band_rows(width, self._depth), width
+        return _png.band_rows(self.width, self._depth), self.width
 
     @property
     def _depth(self) -> int:
@@ -131,7 +133,8 @@ class PngFile(ImageFile):
 class TiffFile(ImageFile):
     """A tiled palette BigTIFF."""
 
-    def unit(self, height: int, width: int) -> tuple[int, int]:
+    @property
+    def unit(self) -> tuple[int, int]:
         """Whole tiles."""
         return _tiff.TILE, _tiff.TILE
 
@@ -156,18 +159,19 @@ class ZarrLabels:
     path: str
     array: str
 
-    def unit(self, height: int, width: int) -> tuple[int, int]:
+    @property
+    def unit(self) -> tuple[int, int]:
         """Whole chunks."""
-        return min(_store.CHUNK, height), min(_store.CHUNK, width)
+        return _store.CHUNK, _store.CHUNK
 
-    def write(self, part: str, blocks: Iterable[tuple[Window, Labels]]) -> list[Entry]:
+    def write(self, part: str, blocks: Iterable[tuple[Window, Labels]]) -> list[Entry]:  # noqa: ARG002 - no parts
         """Write whole chunks; there are no parts to join."""
         writer = _store.ArrayWriter(Path(self.path), self.array)
         for window, labels in blocks:
             writer.write((window.y, window.x), labels)
         return []
 
-    def finish(self, entries: Sequence[Entry]) -> int:
+    def finish(self, entries: Sequence[Entry]) -> int:  # noqa: ARG002 - no parts
         """Return the size of all chunks."""
         folder = Path(self.path, self.array)
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -181,7 +185,7 @@ def label_windows(
     They are multiples of the output's unit and, where that is not too large, of the source's
     blocks, so that no block is decoded for two windows.
     """
-    rows, columns = output.unit(height, width)
+    rows, columns = output.unit
     full_rows = columns >= width or block[1] >= width
     target = _TARGET_ROWS if full_rows else 2048
     return (
@@ -202,7 +206,7 @@ def _copy(entries: Sequence[Entry], target: BinaryIO) -> None:
 
     for (part, _), group in groupby(entries, run):
         members = list(group)
-        with open(part, "rb") as source:
+        with Path(part).open("rb") as source:
             source.seek(members[0].start)
             left = members[-1].start + members[-1].size - members[0].start
             while left:

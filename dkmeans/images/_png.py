@@ -61,12 +61,12 @@ def encode_band(labels: npt.NDArray[np.uint8], depth: int, compression: Compress
             part = labels[:, i::per_byte]
             packed[:, 1 : 1 + part.shape[1]] |= part << (8 - depth * (i + 1))
     raw = packed.reshape(-1).data
-    if compression == "fast":
-        encoder = isal_zlib.compressobj(2, wbits=-15)
-        data = encoder.compress(raw) + encoder.flush(isal_zlib.Z_FULL_FLUSH)
-    else:
-        encoder = zlib.compressobj(9, wbits=-15, memLevel=9)
-        data = encoder.compress(raw) + encoder.flush(zlib.Z_FULL_FLUSH)
+    encoder = (
+        isal_zlib.compressobj(2, wbits=-15)
+        if compression == "fast"
+        else zlib.compressobj(6, wbits=-15, memLevel=9)
+    )
+    data = encoder.compress(raw) + encoder.flush(zlib.Z_FULL_FLUSH)
     return Band(_chunk(b"IDAT", data), isal_zlib.adler32(raw), len(raw))
 
 

@@ -30,7 +30,7 @@ from dkmeans.images._count import count_colours
 from dkmeans.images._destination import Destination, refuse_among, refuse_failed, writing
 from dkmeans.images._outputs import Output, label_windows
 from dkmeans.images._png import Compression
-from dkmeans.images._sources import Found, Paths, SourceReport
+from dkmeans.images._sources import Paths, SourceReport
 from dkmeans.images._staging import StagedSource
 
 Float64 = npt.NDArray[np.float64]
@@ -347,7 +347,7 @@ def _psnr(squared_error: float, n_values: int) -> float:
 
 def _measured(palette: Palette, written: Sequence[Written]) -> dict[str, Any]:
     """Return the quality of a given palette, as measured while writing."""
-    uses = np.sum([w.uses for w in written], axis=0)
+    uses = np.sum([w.uses for w in written if w.uses is not None], axis=0)
     error = sum(w.error for w in written)
     n_pixels = int(uses.sum())
     return {

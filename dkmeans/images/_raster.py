@@ -7,7 +7,6 @@ interpolates the colours of subsampled JPEG otherwise). What a decoder must hold
 beyond `MAX_RESIDENT`.
 """
 
-import os
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -150,12 +149,13 @@ def _reading(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise SourceError(f"{path}: no such file.") from error
     except (OSError, SyntaxError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SourceError(f"{path}: cannot be read ({reason}).") from error
+        raise SourceError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})."
+        ) from error
 
 
 def _stored(path: str) -> tuple[int, int]:
-    status = os.stat(path)
+    status = Path(path).stat()
     return status.st_size, status.st_mtime_ns
 
 
@@ -178,7 +178,7 @@ def probe(path: str | Path) -> RasterSource:
         stored = _stored(path)
         if stored[0] == 0:
             raise SourceError(f"{path}: the file is empty.")
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             magic = file.read(16)
         if magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return _probe_tiff(path, stored)
@@ -233,7 +233,16 @@ def _probe_pillow(
                 f"once ({nbytes >> 20} MiB, allowed are {MAX_RESIDENT >> 20}); convert it to a "
                 "tiled TIFF."
             )
-    return RasterSource(path, driver, shape, (1, width), True, whole, orientation, stored)
+    return RasterSource(
+        path,
+        driver,
+        shape,
+        block=(1, width),
+        in_order=True,
+        whole=whole,
+        orientation=orientation,
+        stored=stored,
+    )
 
 
 def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource:
@@ -270,7 +279,14 @@ def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource:
                 "TIFF."
             )
     return RasterSource(
-        path, "GTiff", shape, (1, shape[1]) if in_order else block, in_order, False, 1, stored
+        path,
+        "GTiff",
+        shape,
+        block=(1, shape[1]) if in_order else block,
+        in_order=in_order,
+        whole=False,
+        orientation=1,
+        stored=stored,
     )
 
 

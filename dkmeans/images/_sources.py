@@ -1,6 +1,7 @@
 """What the user names as sources: files, folders, globs and Zarr, expanded to single images."""
 
 import glob
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,10 +119,8 @@ def is_single(sources: Paths) -> bool:
 
 
 def _is_collection(path: Path) -> bool:
-    return (
-        path.is_dir()
-        and not _store.is_zarr(path)
-        or (glob.has_magic(str(path)) and not path.exists())
+    return (path.is_dir() and not _store.is_zarr(path)) or (
+        glob.has_magic(str(path)) and not path.exists()
     )
 
 
@@ -135,7 +134,7 @@ def _expand(path: Path) -> Iterator[Found]:
         for member in members:
             yield from _probe(member, member.relative_to(path).as_posix())
     elif glob.has_magic(str(path)) and not path.exists():
-        members = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+        members = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
         if not members:
             yield _failed(path, path.name, "nothing matches this pattern.")
         for member in members:
@@ -155,25 +154,25 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _probe(path: Path, name: str) -> Iterator[Found]:
+    nbytes = path.stat().st_size if path.is_file() else 0
     try:
-        if path.is_dir() or (not path.exists() and path.suffix == ".zarr"):
-            if not path.is_dir():
-                raise SourceError(f"{path}: no such file or folder.")
-            for inner, array in _store.probe(path):
-                if PurePosixPath(inner).is_absolute() or ".." in PurePosixPath(inner).parts:
-                    reason = f"{path}: the image's name {inner!r} leads out of the output folder."
-                    yield Found(f"{path}/{inner}", inner, None, reason, 0)
-                    continue
-                height, width, bands = array.shape
-                where = f"{path}/{inner}" if inner else str(path)
-                yield Found(where, inner or name, array, None, height * width * bands)
+        if path.is_dir():
+            yield from _probe_zarr(path, name)
         elif path.exists() and not path.is_file():
-            raise SourceError(f"{path}: not a regular file.")
+            yield _failed(path, name, "not a regular file.")
         else:
-            source = _raster.probe(path)
-            yield Found(str(path), name, source, None, source.stored[0])
+            yield Found(str(path), name, _raster.probe(path), None, nbytes)
     except SourceError as error:
-        yield Found(str(path), name, None, str(error), path.stat().st_size if path.is_file() else 0)
+        yield Found(str(path), name, None, str(error), nbytes)
+
+
+def _probe_zarr(path: Path, name: str) -> Iterator[Found]:
+    for inner, source in _store.probe(path):
+        place = path / inner if inner else path
+        if PurePosixPath(inner).is_absolute() or ".." in PurePosixPath(inner).parts:
+            yield _failed(place, inner, "its name leads out of the output folder.")
+        else:
+            yield Found(str(place), inner or name, source, None, math.prod(source.shape))
 
 
 def _failed(path: Path, name: str, reason: str) -> Found:

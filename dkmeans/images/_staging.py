@@ -50,18 +50,18 @@ class StagedSource:
     def write(self, blocks: Iterable[UInt8]) -> Iterator[UInt8]:
         """Write blocks of full rows, from first to last; yield each again when it is written."""
         y = 0
-        with open(self.path, "wb") as file:
+        with Path(self.path).open("wb") as file:
             for block in blocks:
                 for band in range(self.shape[2]):
                     file.seek(self._position(band, y))
-                    file.write(np.ascontiguousarray(block[..., band]))
+                    file.write(np.ascontiguousarray(block[..., band]).data)
                 y += block.shape[0]
                 yield block
 
     def read(self, windows: Sequence[Window]) -> Iterator[UInt8]:
         """Yield the block of each window, (height, width, bands)."""
         _, width, bands = self.shape
-        with open(self.path, "rb") as file:
+        with Path(self.path).open("rb") as file:
             for window in windows:
                 block = np.empty((bands, window.height, width), np.uint8)
                 for band in range(bands):

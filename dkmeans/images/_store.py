@@ -203,7 +203,7 @@ def create(
 
 def complete(path: Path, images: Sequence[Image]) -> None:
     """Write the list of images, which makes the store complete."""
-    listing = {"format": _FORMAT, "version": _VERSION, "images": [asdict(i) for i in images]}
+    listing: Any = {"format": _FORMAT, "version": _VERSION, "images": [asdict(i) for i in images]}
     zarr.open_group(str(path), mode="r+").attrs["dkmeans"] = listing
 
 

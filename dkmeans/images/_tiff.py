@@ -32,7 +32,7 @@ def encode_tile(labels: npt.NDArray[np.uint8], compression: Compression) -> byte
     raw = np.ascontiguousarray(labels).reshape(-1).data
     if compression == "fast":
         return isal_zlib.compress(raw, 2)
-    return zlib.compress(raw, 9)
+    return zlib.compress(raw, 6)
 
 
 def header(height: int, width: int, palette: Palette, tile_sizes: list[int]) -> bytes:
