@@ -6,20 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from dkmeans import _passes
-from dkmeans._kernels import colours as kernels
 from dkmeans._passes import BlockSource, Partition, Passes, Piece, Progress, Ticker
-from dkmeans._summary import planes
 from dkmeans._tiling import grid, reading_block
 from dkmeans._validation import OutputError, SourceError
 from dkmeans.images import _sources, _store
 from dkmeans.images._destination import beside, refuse_among, refuse_failed, writing
 from dkmeans.images._sources import Found, Paths, SourceReport
-
-UInt8 = npt.NDArray[np.uint8]
+from dkmeans.images._staging import interleaved
 
 _LARGE = 1 << 26  # pixels; smaller images are packed
 _RUN = 1 << 24  # pixels of packed images that one task writes
@@ -221,21 +215,12 @@ class _Ingest:
         if piece.offset is not None and packed is not None:
             packed.skip_to(piece.offset)
         for window, block in zip(piece.windows, piece.source.read(piece.windows), strict=True):
-            pixels = _interleaved(block)
+            pixels = interleaved(block)
             if piece.offset is not None and packed is not None:
                 packed.append(pixels.reshape(-1, bands))
             else:
                 writer.write((window.y, window.x, 0), pixels)
             tick(block.nbytes)
-
-
-def _interleaved(block: UInt8) -> UInt8:
-    """Return the block with the bands of a pixel side by side in memory."""
-    if block.flags.c_contiguous or block.shape[2] == 1:
-        return np.ascontiguousarray(block)
-    pixels = np.empty(block.shape, np.uint8)
-    kernels.interleave(*planes(block), pixels)
-    return pixels
 
 
 def _listing(

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans._kernels import colours as kernels
+from dkmeans._summary import planes
 from dkmeans._tiling import Window
 from dkmeans._validation import SourceError
 
@@ -16,9 +18,7 @@ UInt8 = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class StagedSource:
-    """A file of bare pixels, band after band. Implements `dkmeans._passes.BlockSource`.
-
-    Bands lie apart because GDAL delivers them so, and interleaving costs more than decoding.
+    """A file of bare pixels, row by row. Implements `dkmeans._passes.BlockSource`.
 
     Attributes
     ----------
@@ -49,13 +49,9 @@ class StagedSource:
 
     def write(self, blocks: Iterable[UInt8]) -> Iterator[UInt8]:
         """Write blocks of full rows, from first to last; yield each again when it is written."""
-        y = 0
         with Path(self.path).open("wb") as file:
             for block in blocks:
-                for band in range(self.shape[2]):
-                    file.seek(self._position(band, y))
-                    file.write(np.ascontiguousarray(block[..., band]).data)
-                y += block.shape[0]
+                file.write(interleaved(block).data)
                 yield block
 
     def read(self, windows: Sequence[Window]) -> Iterator[UInt8]:
@@ -63,17 +59,21 @@ class StagedSource:
         _, width, bands = self.shape
         with Path(self.path).open("rb") as file:
             for window in windows:
-                block = np.empty((bands, window.height, width), np.uint8)
-                for band in range(bands):
-                    file.seek(self._position(band, window.y))
-                    if file.readinto(block[band].reshape(-1).data) != block[band].size:
-                        raise SourceError(f"{self.path}: a staged file was cut short; run again.")
-                yield np.moveaxis(block, 0, -1)[:, window.columns]
-
-    def _position(self, band: int, y: int) -> int:
-        height, width, _ = self.shape
-        return (band * height + y) * width
+                rows = np.empty((window.height, width, bands), np.uint8)
+                file.seek(window.y * width * bands)
+                if file.readinto(rows.reshape(-1).data) != rows.size:
+                    raise SourceError(f"{self.path}: a staged file was cut short; run again.")
+                yield rows[:, window.columns]
 
     def remove(self) -> None:
         """Delete the file; nothing happens if it is gone."""
         Path(self.path).unlink(missing_ok=True)
+
+
+def interleaved(block: UInt8) -> UInt8:
+    """Return a block, (height, width, 1 or 3), with the bands of a pixel side by side in memory."""
+    if block.flags.c_contiguous or block.shape[2] == 1:
+        return np.ascontiguousarray(block)
+    pixels = np.empty(block.shape, np.uint8)
+    kernels.interleave(*planes(block), pixels)
+    return pixels
