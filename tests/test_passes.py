@@ -215,6 +215,7 @@ def strike_by_error():
 
 
 def strike_by_interrupt():
+    time.sleep(0.2)  # the main thread is about to wait: a signal in the moment before can get lost
     os.kill(os.getpid(), signal.SIGINT)
 
 
