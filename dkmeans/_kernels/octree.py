@@ -79,7 +79,8 @@ def _begin(n_clusters: int, first: int, last: int) -> tuple[Int64, Int64, Int64,
     n_kept = np.zeros(BOTTOM + 1, np.int64)
     position = np.zeros(BOTTOM + 1, np.int64)
     end = np.zeros(BOTTOM + 1, np.int64)
-    kept[TOP - 1] = np.arange(n_clusters)
+    for c in range(n_clusters):
+        kept[TOP - 1, c] = c
     n_kept[TOP - 1] = n_clusters
     position[TOP] = first
     end[TOP] = last
@@ -184,9 +185,9 @@ def assign_accumulate(
         OUT (k,) and (k, 3): added to.
     """
     kept, n_kept, position, end = _begin(centers.shape[0], first, last)
-    low_red, low_green, low_blue = np.empty((3, 64), np.int64)
+    places = np.empty((64, 3), np.int64)
     for low in range(64):  # where a colour lies in its cube of level BOTTOM
-        low_red[low], low_green[low], low_blue[low] = _corner(low, COLOURS)
+        places[low, 0], places[low, 1], places[low, 2] = _corner(low, COLOURS)
     level = TOP
     while level >= TOP:
         if position[level] == end[level]:
@@ -219,11 +220,9 @@ def assign_accumulate(
             base_red, base_green, base_blue = _corner(prefix, level)
             for i in range(starts[node], ends[node]):
                 low = codes[i] & np.uint32(63)
-                red, green, blue = (
-                    base_red + low_red[low],
-                    base_green + low_green[low],
-                    base_blue + low_blue[low],
-                )
+                red = base_red + places[low, 0]
+                green = base_green + places[low, 1]
+                blue = base_blue + places[low, 2]
                 c = _nearest(red, green, blue, centers, kept[level], n)
                 weights[c] += counts[i]
                 sums[c, 0] += counts[i] * red
