@@ -2,7 +2,12 @@
 
 import dask
 import pytest
+from hypothesis import HealthCheck, settings
 from sklearn.datasets import load_sample_images
+
+# How long an example takes says nothing: kernels compile at their first call, machines are busy.
+settings.register_profile("dkmeans", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dkmeans")
 
 
 @pytest.fixture(scope="session")

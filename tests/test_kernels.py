@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dkmeans._kernels import colours, octree, points
@@ -149,7 +149,6 @@ def test_compact_grey_lists_the_values_as_reds():
 code_lists = st.lists(st.integers(0, 40) | st.just(2**24 - 1), max_size=30)
 
 
-@settings(deadline=None)  # the first example compiles
 @given(code_lists, code_lists)
 def test_merge_counts_counts_the_concatenation(a, b):
     parts = [np.unique(np.array(p, np.uint32), return_counts=True) for p in (a, b)]

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dkmeans import _summary
@@ -105,7 +105,6 @@ def colour_counts(draw):
     )
 
 
-@settings(deadline=None)  # the first example compiles
 @given(colour_counts(), colour_counts(), colour_counts())
 def test_merge_is_associative_and_commutative(a, b, c):
     assert_same_bits(a.merge(b), b.merge(a))
@@ -114,7 +113,6 @@ def test_merge_is_associative_and_commutative(a, b, c):
     assert_same_bits(a.merge(ColourCounts.empty(3)), a)
 
 
-@settings(deadline=None)
 @given(colour_counts(), colour_counts())
 def test_without_undoes_merge(a, b):
     assert_same_bits(a.merge(b).without(b), a)
