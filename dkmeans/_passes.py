@@ -66,9 +66,14 @@ class Piece:
     windows: tuple[Window, ...]
 
     @property
+    def n_pixels(self) -> int:
+        """The number of pixels in the windows."""
+        return sum(window.n_pixels for window in self.windows)
+
+    @property
     def nbytes(self) -> int:
         """The size of the windows once decoded."""
-        return sum(window.height * window.width for window in self.windows) * self.pixel_bytes
+        return self.n_pixels * self.pixel_bytes
 
     @property
     def pixel_bytes(self) -> int:
@@ -188,7 +193,8 @@ class Passes:
         """
         sizes = [sum(piece.nbytes for piece in partition) for partition in partitions]
         if self._progress:
-            self._progress.begin(name, sum(sizes))
+            n_pixels = sum(piece.n_pixels for partition in partitions for piece in partition)
+            self._progress.begin(name, sum(sizes), n_pixels)
         ticker = Ticker(self._advance)
         tasks = [partial(_run_task, work, partition, ticker) for partition in partitions]
         client = _client()

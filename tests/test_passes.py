@@ -73,7 +73,7 @@ class Display:
     def __init__(self):
         self.told = []
 
-    def begin(self, name, nbytes):
+    def begin(self, name, nbytes, n_pixels):
         self.told.append((name, nbytes))
 
     def advance(self, nbytes):
