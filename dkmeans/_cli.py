@@ -5,6 +5,7 @@ Whatever imports slowly is imported inside the commands, so that help comes at o
 
 import io
 import os
+import re
 import signal
 import sys
 import time
@@ -223,15 +224,15 @@ def info(ctx: click.Context, paths: tuple[str, ...]) -> None:
     """Tell the size, type and layout of images, from their headers."""
     from dkmeans import _report, images  # noqa: PLC0415 - slow
 
-    failed = False
+    known, failed = [], False
     for path in paths:
         try:
-            known = images.info(path)
+            known += images.info(path)
         except DkmeansError as error:
             click.echo(f"dkmeans: failed: {printable(str(error))}", err=True)
             failed = True
-        else:
-            _report.print_info(known)
+    if known:
+        _report.print_info(known)
     if failed:
         ctx.exit(SOME_FAILED)
 
@@ -260,6 +261,12 @@ def _run(
 
     if scheduler is not None and workers is not None:
         raise click.UsageError("--scheduler and --workers exclude each other.", ctx)
+    if scheduler is not None and not re.fullmatch(r"([a-z]+://)?[^\s/]+:\d+", scheduler):
+        raise click.BadParameter(
+            f"{scheduler!r} is no address; expected one such as tcp://10.0.0.5:8786.",
+            ctx,
+            param_hint="--scheduler",
+        )
     with _on_scheduler(scheduler, workers):
         start = time.perf_counter()
         result = work(**options, progress=None if quiet else _report_progress.ConsoleProgress())
@@ -279,26 +286,40 @@ def _on_scheduler(address: str | None, workers: int | None) -> Iterator[None]:
     from distributed import Client, LocalCluster  # noqa: PLC0415 - slow
 
     if workers is not None:
-        with (
-            LocalCluster(
+        with _sigint_withheld():
+            cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 host="127.0.0.1",
+                silence_logs="CRITICAL",  # what matters is raised too; an interruption logs much
                 dashboard_address=None,
-                worker_dashboard_address=None,
-            ) as cluster,
-            Client(cluster),
-        ):
+                # Without a dashboard there is still an HTTP server, by default at a fixed port.
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+            )
+        with cluster, Client(cluster):
             yield
         return
-    try:
-        client = Client(address, timeout=_CONNECT_SECONDS)
-    except ValueError as error:
-        raise InvalidArgumentError(
-            f"--scheduler is {address!r}; it must be an address such as tcp://host:8786."
-        ) from error
-    with client:
+    with Client(address, timeout=_CONNECT_SECONDS):
         yield
+
+
+@contextmanager
+def _sigint_withheld() -> Iterator[None]:
+    """Keep Ctrl-C from the threads and processes begun meanwhile: the main thread will see to them.
+
+    Else each worker process would tell of its interruption in many lines.
+    """
+    from multiprocessing import resource_tracker  # noqa: PLC0415 - slow
+
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # begun later, it would let Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dkmeans._palette import Palette
     from dkmeans.images import ImageInfo, IngestResult, QuantizeResult, SourceReport
 
+_FORMATS = {"GTiff": "TIFF", "WEBP": "WebP"}  # what GDAL calls otherwise than people
 _PLAIN_WIDTH = 10_000  # a line is not to be broken where no terminal ends it
 _WIDTH = 64  # of what is drawn, in characters
 _LISTED = 10  # sources in a table
@@ -127,18 +128,37 @@ def print_ingested(
     _print(console, _facts(facts), *_sources(done, console))
 
 
-def print_info(info: "ImageInfo", console: Console | None = None) -> None:
-    """Print what is known of one image."""
-    bands = {1: "grey", 3: "RGB"}.get(info.bands, f"{info.bands} bands")
-    facts = {
-        "Format": printable(info.format),
-        "Size": f"{info.width:,} x {info.height:,} pixels, {bands}, {info.dtype}",
-        "Blocks": f"{info.block[1]:,} x {info.block[0]:,} pixels",
-        "Reading": "from the first row to the last" if info.in_order else "in any order",
-        "Stored": size(info.bytes_stored),
-        "Decoded": size(info.bytes_decoded),
-    }
-    _print(console or _console(), _title(shown_path(info.path)), _facts(facts))
+def print_info(infos: Sequence["ImageInfo"], console: Console | None = None) -> None:
+    """Print what is known of one image, or a table of several."""
+    console = console or _console()
+    if len(infos) == 1:
+        [info] = infos
+        facts = {
+            "Format": _FORMATS.get(info.format, info.format),
+            "Size": f"{_by(info.width, info.height)} pixels",
+            "Type": _type(info),
+            "Blocks": f"{_by(*info.block[::-1])} pixels",
+            "Reading": "from the first row to the last" if info.in_order else "in any order",
+            "Stored": size(info.bytes_stored),
+            "Decoded": size(info.bytes_decoded),
+        }
+        title = Text(shown_path(info.path), style="bold")
+        _print(console, title, _facts(facts))
+        return
+    table = _table("Image", "Format", "Type", right=("Size", "Stored", "Decoded"))
+    room = max(12, console.width - 66)  # for the path; the rest is for the others
+    for info in infos:
+        table.add_row(
+            _cropped(shown_path(info.path), room),
+            _FORMATS.get(info.format, info.format),
+            _type(info),
+            _by(info.width, info.height),
+            size(info.bytes_stored),
+            size(info.bytes_decoded),
+        )
+    totals = (sum(i.bytes_stored for i in infos), sum(i.bytes_decoded for i in infos))
+    table.add_row(_plural(len(infos), "picture"), "", "", "", *map(size, totals), style="bold")
+    _print(console, table)
 
 
 def print_failures(report: Iterable["SourceReport"], console: Console | None = None) -> int:
@@ -170,14 +190,30 @@ def _rate_of_pixels(n_pixels: int, seconds: float) -> str:
     return f"{n_pixels / max(seconds, 1e-3) / 1e6:,.1f} megapixels/s"
 
 
-def _title(text: str) -> Text:
-    return Text(text, style="bold", no_wrap=True, overflow="ellipsis")
+def _by(width: int, height: int) -> str:
+    return f"{width:,} x {height:,}"
+
+
+def _type(info: "ImageInfo") -> str:
+    bands = {1: "grey", 3: "RGB"}.get(info.bands, f"{info.bands} bands")
+    return f"{bands}, {info.dtype}"
 
 
 def _facts(facts: dict[str, str]) -> Text:
     width = max(len(name) for name in facts) + 3
     lines = [Text.assemble((name.ljust(width), "dim"), value) for name, value in facts.items()]
     return Text("\n").join(lines)
+
+
+def _table(*left: str, right: Sequence[str]) -> Table:
+    """Return a table with a row of headings, so far."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in left:
+        table.add_column(no_wrap=True)
+    for _ in right:
+        table.add_column(no_wrap=True, justify="right")
+    table.add_row(*left, *right, style="dim")
+    return table
 
 
 def _has_colours(console: Console) -> bool:
@@ -233,20 +269,15 @@ def _sources(done: Sequence["SourceReport"], console: Console) -> Iterator[Table
     """Yield a table of what was read and written, if there is anything to tell."""
     if not done:
         return
-    table = Table.grid(padding=(0, 3, 0, 0))
-    for _ in ("Source", "Output"):
-        table.add_column(no_wrap=True)
-    for _ in ("Before", "After", "Change"):
-        table.add_column(no_wrap=True, justify="right")
-    table.add_row("Source", "Output", "Before", "After", "Change", style="dim")
+    table = _table("Source", "Output", right=("Before", "After", "Change"))
     listed = done[:_LISTED]
     sources = [shown_path(entry.source) for entry in listed]
     outputs = [shown_path(entry.output or "") for entry in listed]
-    room = max(24, console.width - 44)  # for both; the rest is for the sizes
+    room = max(24, console.width - 40)  # for both; the rest is for the sizes
     left, right = max(map(len, sources)), max(map(len, outputs))
     left = min(left, max(room // 2, room - right))
     for entry, source, output in zip(listed, sources, outputs, strict=True):
-        paths = (Text(_cropped(source, left)), Text(_cropped(output, room - left)))
+        paths = (_cropped(source, left), _cropped(output, room - left))
         table.add_row(*paths, *_sizes(entry.bytes_in, entry.bytes_out))
     if len(done) > _LISTED:
         table.add_row(f"... and {len(done) - _LISTED:,} more")
@@ -257,9 +288,11 @@ def _sources(done: Sequence["SourceReport"], console: Console) -> Iterator[Table
 
 
 def _sizes(before: int, after: int) -> tuple[str, str, str]:
-    change = f"{after / before - 1:+.0%}" if before else ""
+    ratio = after / before if before else 1
+    change = f"{ratio - 1:+.0%}" if ratio < 2 else f"{ratio:.1f}x"  # noqa: PLR2004 - twice
     return size(before), size(after), change
 
 
-def _cropped(text: str, width: int) -> str:
-    return text if len(text) <= width else "..." + text[3 - width :]
+def _cropped(text: str, width: int) -> Text:
+    """Return a text without its beginning if it is too long: the end of a path tells more."""
+    return Text(text if len(text) <= width else "..." + text[3 - width :])

@@ -13,6 +13,7 @@ from dkmeans._report_words import duration, part, size, speed
 
 _LINE_SECONDS = 2.0  # between two plain lines
 _WIDE = 76  # columns that all figures need
+_TELLING = 0.02  # share of a pass from which its end can be guessed
 _SHORTEST = 1e-3  # seconds that a speed is told for
 
 
@@ -67,11 +68,10 @@ class _Lines:
         if now - self._last >= _LINE_SECONDS and self._done < self._total:
             self._last = now
             seconds = now - self._start
-            left = seconds * (self._total - self._done) / self._done if self._done else 0
-            self._write(
-                f"{self._done / self._total:.0%}, {part(self._done, self._total)}, "
-                f"{self._rate(seconds)}, {duration(left)} left"
-            )
+            share = self._done / self._total
+            left = f", {duration(seconds * (1 / share - 1))} left" if share > _TELLING else ""
+            done = part(self._done, self._total)
+            self._write(f"{share:.0%}, {done}, {self._rate(seconds)}{left}")
 
     def end(self) -> None:
         seconds = self._clock() - self._start

@@ -31,7 +31,7 @@ def part(done: float, total: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time such as "7.4 s" or "2 h 05 min"."""
-    if seconds < 10:  # noqa: PLR2004 - tenths matter
+    if seconds < 9.95:  # noqa: PLR2004 - below 10.0, tenths matter
         return f"{seconds:.1f} s"
     seconds = round(seconds)
     if seconds < _MINUTE:

@@ -1,0 +1,410 @@
+"""The command line only translates: arguments, errors, exit statuses. And its documentation."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from dkmeans import _cli, _report, images
+from dkmeans._palette import Palette
+from dkmeans._report_progress import ConsoleProgress
+from dkmeans._validation import DkmeansError, InvalidArgumentError, OutputError, SourceError
+from dkmeans.images import SourceReport
+
+DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
+COMMANDS = _cli.cli.commands
+GOOD = SourceReport("a.png", "out/a.png", None, 2, 3, 100, 50)
+BAD = SourceReport("b.png", None, "b.png: truncated.", 0, 0, 100, 0)
+
+
+def run(*arguments):
+    return CliRunner().invoke(_cli.cli, arguments, prog_name="dkmeans")
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """Stand-ins for the library that note how they are called; what they do can be set."""
+    calls = []
+    fake = SimpleNamespace(calls=calls, shown=[], report=(GOOD,), act=lambda: None)
+
+    def stand_in(name):
+        def call(*args, **kwargs):
+            calls.append((name, args, kwargs))
+            fake.act()
+            return [args[0]] if name == "info" else SimpleNamespace(report=fake.report)
+
+        return call
+
+    for name in ("quantize", "ingest", "info"):
+        monkeypatch.setattr(images, name, stand_in(name))
+
+    def show(name):
+        def call(result, **_):
+            fake.shown.append(result)
+            click.echo(name)
+
+        return call
+
+    for name in ("print_quantized", "print_ingested", "print_info"):
+        monkeypatch.setattr(_report, name, show(name))
+    return fake
+
+
+# Arguments
+
+
+def test_quantize_defaults(library):
+    result = run("quantize", "a.png", "b.png", "out")
+    assert result.exit_code == 0, result.output
+    [(name, args, kwargs)] = library.calls
+    assert (name, args) == ("quantize", (("a.png", "b.png"), "out"))
+    assert isinstance(kwargs.pop("progress"), ConsoleProgress)
+    assert kwargs == {
+        "n_colors": 256,
+        "palette": None,
+        "dither": "none",
+        "seed": 0,
+        "n_init": 8,
+        "compression": "fast",
+        "staging": None,
+        "overwrite": False,
+    }
+    assert result.stdout == "print_quantized\n"
+
+
+def test_quantize_options(library):
+    options = "--colors 64 --dither blue-noise --seed 7 --n-init 3 --compression small"
+    result = run("quantize", "a.png", "o.png", *options.split(), "--staging", "/s", "--overwrite")
+    assert result.exit_code == 0, result.output
+    [(_, _, kwargs)] = library.calls
+    kwargs.pop("progress")
+    assert kwargs == {
+        "n_colors": 64,
+        "palette": None,
+        "dither": "blue-noise",
+        "seed": 7,
+        "n_init": 3,
+        "compression": "small",
+        "staging": "/s",
+        "overwrite": True,
+    }
+
+
+def test_quantize_with_palette(library, tmp_path):
+    palette = Palette([[1, 2, 3], [4, 5, 6]])
+    palette.save(tmp_path / "p.gpl")
+    assert run("quantize", "a", "o", "--palette", str(tmp_path / "p.gpl")).exit_code == 0
+    assert library.calls[0][2]["palette"] == palette
+    for colors in ("64", "256"):
+        both = run("quantize", "a", "o", "--palette", "p.gpl", "--colors", colors)
+        assert both.exit_code == 2
+        assert "--colors and --palette exclude each other" in both.stderr
+
+
+@pytest.mark.parametrize("command", ["quantize", "ingest"])
+def test_quiet(library, command):
+    library.report = (GOOD, BAD)
+    result = run(command, "a", "o", "--quiet")
+    assert library.calls[0][2]["progress"] is None
+    assert result.stdout == ""
+    assert result.stderr == "dkmeans: failed: b.png: truncated.\n"
+
+
+def test_ingest(library):
+    result = run("ingest", "a.png", "photos/", "s.zarr", "--overwrite")
+    assert result.exit_code == 0, result.output
+    [(name, args, kwargs)] = library.calls
+    assert (name, args) == ("ingest", (("a.png", "photos/"), "s.zarr"))
+    assert isinstance(kwargs.pop("progress"), ConsoleProgress)
+    assert kwargs == {"overwrite": True}
+    assert result.stdout == "print_ingested\n"
+
+
+def test_info(library):
+    result = run("info", "a.png", "b.zarr")
+    assert result.exit_code == 0, result.output
+    assert [args for _, args, _ in library.calls] == [("a.png",), ("b.zarr",)]
+    assert result.stdout == "print_info\n"
+    assert library.shown == [["a.png", "b.zarr"]]
+
+
+def test_info_goes_on_after_a_failure(library):
+    failures = iter([SourceError("a.png: truncated."), None])
+
+    def act():
+        if error := next(failures):
+            raise error
+
+    library.act = act
+    result = run("info", "a.png", "b.png")
+    assert result.exit_code == 1
+    assert result.stderr == "dkmeans: failed: a.png: truncated.\n"
+    assert library.shown == [["b.png"]]
+
+
+def test_palette(tmp_path):
+    palette = Palette([[1, 2, 3], [4, 5, 6]])
+    source, target = tmp_path / "p.png", tmp_path / "p.act"
+    palette.save(source)
+    assert run("palette", str(source), str(target)).exit_code == 0
+    assert Palette.load(target) == palette
+    again = run("palette", str(source), str(target))
+    assert again.exit_code == 1
+    assert again.stderr.startswith(f"dkmeans: error: {target} exists")
+    assert run("palette", str(source), str(target), "--overwrite").exit_code == 0
+
+
+# Schedulers
+
+
+def test_scheduler(library, cluster):
+    addresses = []
+
+    def act():
+        from distributed import get_client  # noqa: PLC0415 - slow
+
+        addresses.append(get_client().scheduler.address)
+
+    library.act = act
+    result = run("quantize", "a", "o", "--scheduler", cluster.scheduler_address)
+    assert result.exit_code == 0, result.output
+    assert addresses == [cluster.scheduler_address]
+
+
+def test_workers(library):
+    threads = []
+
+    def act():
+        from distributed import get_client  # noqa: PLC0415 - slow
+
+        threads.append(get_client().nthreads())
+
+    library.act = act
+    result = run("ingest", "a", "o", "--workers", "2")
+    assert result.exit_code == 0, result.output
+    assert list(threads[0].values()) == [1, 1]
+    assert all(address.startswith("tcp://127.0.0.1:") for address in threads[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--scheduler", "tcp://h:1", "--workers", "1"), "exclude each other"),
+        (("--scheduler", "here"), "'here' is no address"),
+        (("--scheduler", "tcp://here"), "'tcp://here' is no address"),
+        (("--workers", "0"), "--workers"),
+    ],
+)
+def test_bad_scheduler(library, options, message):
+    result = run("quantize", "a", "o", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert library.calls == []
+
+
+def test_no_scheduler():
+    # In a process of its own: what is left of a client that did not connect can hang the next one.
+    code = (
+        "import sys; from dkmeans import _cli; _cli._CONNECT_SECONDS = 0.5\n"
+        "sys.argv = ['dkmeans', 'ingest', 'a', 'o', '--scheduler', 'tcp://127.0.0.1:1']\n"
+        "_cli.main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert re.fullmatch("dkmeans: error: .*127.0.0.1:1 after 0.5 s\\.\n", ended.stderr)
+
+
+# Errors
+
+
+def test_failed_sources(library):
+    library.report = (GOOD, BAD)
+    result = run("quantize", "a", "o")
+    assert result.exit_code == 1
+    assert result.stdout == "print_quantized\n"
+    assert result.stderr.endswith("dkmeans: failed: b.png: truncated.\n")
+
+
+def raises(error):
+    def act():
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize("command", ["quantize", "ingest"])
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (InvalidArgumentError("n_colors is 1."), 2, "error: n_colors is 1."),
+        (SourceError("a.png: no such file."), 1, "error: a.png: no such file."),
+        (OutputError("o: exists."), 1, "error: o: exists."),
+        (DkmeansError("no."), 1, "error: no."),
+        (SourceError("a\x1b[31m\nb"), 1, r"error: a\x1b[31m\nb"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device."),
+        (PermissionError(13, "Permission denied", "o"), 1, "error: o: Permission denied."),
+        (OSError("timed out"), 1, "error: timed out."),
+        (MemoryError(), 1, "error: out of memory; use fewer workers, or a machine with more."),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was left half-written"),
+    ],
+)
+def test_error_is_one_sentence(*, library, monkeypatch, command, error, status, sentence):
+    monkeypatch.delenv("DKMEANS_DEBUG", raising=False)
+    library.act = raises(error)
+    result = run(command, "a", "o", "--quiet")
+    assert result.exit_code == status
+    assert result.stderr == f"dkmeans: {sentence}\n"
+    assert result.stdout == ""
+    monkeypatch.setenv("DKMEANS_DEBUG", "1")
+    result = run(command, "a", "o", "--quiet")
+    assert result.exit_code != 0
+    assert sentence not in result.stderr
+
+
+def test_killed_workers(library):
+    from distributed import KilledWorker  # noqa: PLC0415 - slow
+
+    error = KilledWorker("task", SimpleNamespace(address="tcp://h:1"), 3)
+    library.act = raises(error)
+    result = run("quantize", "a", "o", "--quiet")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("dkmeans: error: worker processes died, most likely for want")
+
+
+def test_sigterm(library):
+    before = signal.getsignal(signal.SIGTERM)
+    library.act = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    result = run("quantize", "a", "o", "--quiet")
+    assert result.exit_code == 143
+    assert result.stderr == "dkmeans: terminated; nothing was left half-written\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_bug_is_not_hidden(library):
+    error = ZeroDivisionError("ours")
+    library.act = raises(error)
+    assert run("quantize", "a", "o").exception is error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("quantise",),
+        ("quantize",),
+        ("quantize", "a"),
+        ("quantize", "a", "o", "--colours", "3"),
+        ("quantize", "a", "o", "--colors", "many"),
+        ("quantize", "a", "o", "--compression", "best"),
+        ("ingest", "a"),
+        ("palette", "a"),
+        ("palette", "a.jpg", "b.gpl"),
+        ("info",),
+    ],
+)
+def test_wrong_use(library, arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "rror: " in result.stderr
+    assert library.calls == []
+
+
+def test_no_palette_file(tmp_path):
+    result = run("quantize", "a", "o", "--palette", str(tmp_path / "none.gpl"))
+    assert result.exit_code == 1
+    assert result.stderr == f"dkmeans: error: {tmp_path / 'none.gpl'}: No such file or directory.\n"
+
+
+# As a program
+
+
+def test_as_a_program(tmp_path):
+    """A name that is not text comes through to the message; the exit status is the shell's."""
+    name = os.fsencode(tmp_path) + b"/\xff.gpl"
+    program = [sys.executable, "-m", "dkmeans", "palette", name, "x.gpl"]
+    ended = subprocess.run(program, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("dkmeans: error: ")
+    assert ended.stderr.endswith("No such file or directory.\n")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_help_is_light():
+    code = (
+        "import sys; from dkmeans._cli import main; sys.argv = ['dkmeans', 'quantize', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: print('modules:', *{name.split('.')[0] for name in sys.modules})\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    text, _, modules = ended.stdout.partition("modules:")
+    assert "--colors" in text
+    heavy = {"numba", "dask", "distributed", "rasterio", "zarr", "sklearn", "numpy", "PIL", "rich"}
+    assert heavy.isdisjoint(modules.split())
+
+
+# Documentation
+
+
+@pytest.mark.parametrize("arguments", [(), *((name,) for name in COMMANDS)])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help(arguments, option):
+    result = run(*arguments, option)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: dkmeans")
+
+
+def test_version():
+    result = run("--version")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"dkmeans \d+\.\d+\S*\n", result.stdout)
+
+
+def sections():
+    """The section of each command in the documentation, by name."""
+    parts = re.split(r"^## (.*)$", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {
+        title.removeprefix("dkmeans "): text
+        for title, text in zip(parts[1::2], parts[2::2], strict=True)
+        if title.startswith("dkmeans ")
+    }
+
+
+def test_every_command_is_documented():
+    assert sorted(sections()) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_documented(name):
+    text = sections()[name]
+    options, arguments = set(), []
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter, click.Option):
+            options.update(parameter.opts)
+        else:
+            arguments.append(parameter.human_readable_name)
+    assert f"dkmeans {name} {' '.join(arguments)}" in text
+    assert set(re.findall(r"^\| `(--[a-z-]+)", text, flags=re.MULTILINE)) == options
+    examples = "".join(re.findall(r"^```\n(dkmeans .*?)^```", text, flags=re.MULTILINE | re.DOTALL))
+    assert set(re.findall(r"--[a-z-]+", examples)) <= options | {"--colors"}
+
+
+@pytest.mark.parametrize("name", ["quantize"])
+def test_defaults_are_documented(name):
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter, click.Option) and parameter.show_default:
+            row = rf"\| `{parameter.opts[0]} [^|]*(\\\|[^|]*)*\| {parameter.default} \|"
+            assert re.search(row, sections()[name]), parameter.name
+
+
+def test_every_exit_status_is_documented():
+    statuses = set(re.findall(r"^\| (\d+) \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE))
+    assert statuses == {"0", "1", "2", "130", "143"}
