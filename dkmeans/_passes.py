@@ -5,6 +5,7 @@ blocks: each task walks over the blocks of one partition. Without a `distributed
 run on the scheduler that Dask is configured for, threads by default.
 """
 
+import copy
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,10 @@ class BlockSource(Protocol):
     def block(self) -> tuple[int, int]:
         """The height and width of the blocks in which the source is stored."""
 
+    @property
+    def read_block(self) -> tuple[int, int]:
+        """The height and width of the windows in which it is best read; multiples of `block`."""
+
     def read(self, windows: Sequence[Window]) -> Iterator[npt.NDArray[Any]]:
         """Yield the block of each window, in the order given, opening the source once."""
 
@@ -87,8 +92,8 @@ Partition = tuple[Piece, ...]
 class Progress(Protocol):
     """Who is told how a pass goes. Called from any thread."""
 
-    def begin(self, name: str, nbytes: int) -> None:
-        """Take note that a pass over `nbytes` begins."""
+    def begin(self, name: str, nbytes: int, n_pixels: int) -> None:
+        """Take note that a pass over `nbytes`, which are `n_pixels`, begins."""
 
     def advance(self, nbytes: int) -> None:
         """Another `nbytes` have been read and dealt with."""
@@ -184,7 +189,8 @@ class Passes:
         partitions
             At least one.
         merge
-            Associative. Runs in a worker; its first argument comes from earlier partitions.
+            Associative. Runs in a worker; its first argument comes from earlier partitions, and
+            may be overwritten and returned.
 
         Raises
         ------
@@ -240,6 +246,11 @@ def _run_local(tasks: Sequence[Callable[[], R]], merge: Callable[[R, R], R]) -> 
     return result
 
 
+def _merge_purely(merge: Callable[[R, R], R], a: R, b: R) -> R:
+    """Leave `a` as it is: a cluster may run a merge again."""
+    return merge(copy.deepcopy(a), b)
+
+
 def _run_distributed(
     client: Any,
     tasks: Sequence[Callable[[], R]],
@@ -257,7 +268,7 @@ def _run_distributed(
 
     try:
         parts = [submit(task) for task in tasks]
-        merged = _tree(submit, merge, list(parts))
+        merged = _tree(submit, partial(_merge_purely, merge), list(parts))
         nbytes = dict(zip((part.key for part in parts), sizes, strict=True))
         for part in as_completed(parts):
             if part.status != "finished":
@@ -297,13 +308,21 @@ def n_workers() -> int:
     return int(dask.config.get("num_workers", None) or dask.system.CPU_COUNT)
 
 
-def partition(pieces: Sequence[Piece]) -> list[Partition]:
-    """Deal pieces out into partitions of about equal size, a few for each worker.
+def partition(pieces: Sequence[Piece], per_worker: int = _PARTITIONS_PER_WORKER) -> list[Partition]:
+    """Deal pieces out into partitions of about equal size.
 
     The order of windows is kept. A source that is read in order stays in one partition.
+
+    Parameters
+    ----------
+    pieces
+        What to read.
+    per_worker
+        About how many partitions for each worker: more even out the load, fewer cost less where
+        each begins and ends with much work. A cluster gets more of them for large data.
     """
     total = sum(piece.nbytes for piece in pieces)
-    n = n_workers() * _PARTITIONS_PER_WORKER
+    n = n_workers() * per_worker
     if _client() is not None:
         n = max(n, -(-total // _MAX_PARTITION_BYTES))
     target = total / n

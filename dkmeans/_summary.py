@@ -38,41 +38,46 @@ class ColourCounts:
     ----------
     bands
         1 for grey, 3 for RGB. RGB counts take grey blocks too.
-    table
-        What was counted before, by code; uint32 or int64.
+    table, n_pixels
+        What was counted before, by code, uint32 or int64; and its sum.
     """
 
-    def __init__(self, bands: int, table: Counts | None = None) -> None:
+    def __init__(self, bands: int, table: Counts | None = None, n_pixels: int = 0) -> None:
         self.bands = bands
-        size = _N_GREY if bands == 1 else kernels.N_CODES
-        self.table = np.zeros(size, np.uint32) if table is None else table
-        self.n_pixels = 0 if table is None else int(table.sum(dtype=np.int64))
+        self.table = _zeros(_n_codes(bands), np.uint32) if table is None else table
+        self.n_pixels = n_pixels
 
     def __reduce__(self) -> tuple[Any, ...]:
         used = np.flatnonzero(self.table)
         if 2 * used.size < self.table.size:
-            return _from_list, (self.bands, used.astype(np.uint32), self.table[used])
-        return ColourCounts, (self.bands, self.table)
+            listed = used.astype(np.uint32), self.table[used]
+            return _from_list, (self.bands, *listed, self.n_pixels)
+        return ColourCounts, (self.bands, self.table, self.n_pixels)
 
     def add(self, block: UInt8) -> None:
         """Count the pixels of `block`, (height, width, 1 or 3)."""
-        self.n_pixels += block.shape[0] * block.shape[1]
-        if self.n_pixels > _MAX_UINT32:
-            self.table = self.table.astype(np.int64, copy=False)
+        self._make_room(block.shape[0] * block.shape[1])
         if self.bands == 1:
             kernels.count_grey(block[..., 0], self.table)
         else:
             kernels.count_rgb(*planes(block), self.table)
 
     def merge(self, other: "ColourCounts") -> "ColourCounts":
-        """Return the counts of both; the order of merging does not matter."""
-        large = self.n_pixels + other.n_pixels > _MAX_UINT32
-        dtype = np.int64 if large else np.uint32
-        return ColourCounts(self.bands, np.add(self.table, other.table, dtype=dtype))
+        """Add the counts of `other` to these, and return these."""
+        self._make_room(other.n_pixels)
+        self.table += other.table
+        return self
 
     def without(self, other: "ColourCounts") -> "ColourCounts":
-        """Return these counts less those of `other`, which are part of them."""
-        return ColourCounts(self.bands, self.table - other.table)
+        """Subtract the counts of `other`, which are part of these, and return these."""
+        self.table -= other.table.astype(self.table.dtype, copy=False)
+        self.n_pixels -= other.n_pixels
+        return self
+
+    def _make_room(self, n_pixels: int) -> None:
+        self.n_pixels += n_pixels
+        if self.n_pixels > _MAX_UINT32:
+            self.table = self.table.astype(np.int64, copy=False)
 
     def listed(self) -> tuple[UInt32, Int64]:
         """Return the Z-codes of the colours that occur, increasing, and their counts."""
@@ -83,10 +88,22 @@ class ColourCounts:
         return codes, counts
 
 
-def _from_list(bands: int, used: UInt32, counts: Counts) -> ColourCounts:
-    table = np.zeros(_N_GREY if bands == 1 else kernels.N_CODES, counts.dtype)
+def _from_list(bands: int, used: UInt32, counts: Counts, n_pixels: int) -> ColourCounts:
+    table = _zeros(_n_codes(bands), counts.dtype)
     table[used] = counts
-    return ColourCounts(bands, table)
+    return ColourCounts(bands, table, n_pixels)
+
+
+def _zeros(size: int, dtype: npt.DTypeLike) -> Counts:
+    # Counting jumps about in the table. NumPy asks for huge pages, which make that twice as fast,
+    # only for memory that it does not get zeroed.
+    table = np.empty(size, dtype)
+    table[:] = 0
+    return table
+
+
+def _n_codes(bands: int) -> int:
+    return _N_GREY if bands == 1 else kernels.N_CODES
 
 
 def planes(block: UInt8) -> tuple[UInt8, UInt8, UInt8]:

@@ -29,6 +29,24 @@ class Window:
         """The number of pixels."""
         return self.height * self.width
 
+    def common(self, other: "Window") -> "Window":
+        """Return the part that both windows have; they must have one.
+
+        Examples
+        --------
+        >>> Window(0, 0, 4, 4).common(Window(2, 3, 4, 4))
+        Window(y=2, x=3, height=2, width=1)
+        """
+        y, x = max(self.y, other.y), max(self.x, other.x)
+        bottom = min(self.y + self.height, other.y + other.height)
+        right = min(self.x + self.width, other.x + other.width)
+        return Window(y, x, bottom - y, right - x)
+
+    def within(self, other: "Window") -> tuple[slice, slice]:
+        """Return where this window lies in an array that holds the pixels of `other`."""
+        y, x = self.y - other.y, self.x - other.x
+        return slice(y, y + self.height), slice(x, x + self.width)
+
 
 def grid(height: int, width: int, block: tuple[int, int]) -> Iterator[Window]:
     """Yield the windows that cover `height` x `width`, row by row; the last ones are cut off.
@@ -47,6 +65,20 @@ def split(window: Window, block: tuple[int, int]) -> Iterator[Window]:
     """Yield the windows of at most `block` that cover `window`, from its corner on."""
     for part in grid(window.height, window.width, block):
         yield Window(window.y + part.y, window.x + part.x, part.height, part.width)
+
+
+def covering(window: Window, block: tuple[int, int]) -> Iterator[Window]:
+    """Yield the blocks of a grid over the whole picture that `window` touches, each uncut.
+
+    Examples
+    --------
+    >>> [(w.y, w.x) for w in covering(Window(3, 0, 2, 5), (4, 4))]
+    [(0, 0), (0, 4), (4, 0), (4, 4)]
+    """
+    top, left = window.y // block[0] * block[0], window.x // block[1] * block[1]
+    for y in range(top, window.y + window.height, block[0]):
+        for x in range(left, window.x + window.width, block[1]):
+            yield Window(y, x, *block)
 
 
 def grow(block: int, unit: int, target: int, limit: int) -> int:

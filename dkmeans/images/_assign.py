@@ -13,7 +13,7 @@ from dkmeans._kernels import octree
 from dkmeans._palette import Palette
 from dkmeans._passes import Partition, Piece, Ticker
 from dkmeans._summary import planes
-from dkmeans._tiling import Window, reading_block, split
+from dkmeans._tiling import Window, split
 from dkmeans._validation import SourceError
 from dkmeans.images._outputs import Entry, Labels, Output
 from dkmeans.images._staging import StagedSource
@@ -128,7 +128,7 @@ class _Labelling:
         """Yield each window with its labels, (height, width)."""
         source, windows = self._piece.source, self._piece.windows
         table = label_table(self._colors.tobytes())
-        size = reading_block(source.shape[1], source.block, self._piece.pixel_bytes)
+        size = source.read_block
         blocks = source.read([part for window in windows for part in split(window, size)])
         for window in windows:
             labels = np.empty((window.height, window.width), table.dtype)

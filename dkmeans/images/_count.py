@@ -83,7 +83,8 @@ def count_colours(
     tuple
         The counts, and by index of each source that failed, why.
     """
-    partitions = _passes.partition(pieces)
+    # Each partition begins with a fresh table of 64 MiB and ends with adding two of them.
+    partitions = _passes.partition(pieces, per_worker=2)
     counted = passes.run("count colours", _Count(bands, staged), partitions, _Counted.merge)
     if not counted.failures:
         return counted.counts, {}

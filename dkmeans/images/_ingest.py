@@ -149,9 +149,9 @@ def _lay_out(
                 runs.append(tuple(run))
                 position += -position % _store.PACKED_CHUNK  # the next task's chunks begin here
                 room, run = _RUN, []
-            size = reading_block(source.shape[1], source.block, bands)
             # Packed pixels are in the order of full rows.
-            windows = tuple(grid(source.shape[0], source.shape[1], (size[0], source.shape[1])))
+            size = source.read_block[0], source.shape[1]
+            windows = tuple(grid(source.shape[0], source.shape[1], size))
             run.append(_IngestPiece(index, source, windows, f"packed/{bands}", position))
             position += _n_pixels(source)
             room -= _n_pixels(source)

@@ -16,8 +16,8 @@ from dkmeans import _passes
 from dkmeans._lloyd import Solution, inertia, solve
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource, Passes, Piece, Progress
-from dkmeans._summary import ColourCounts, ColourSummary
-from dkmeans._tiling import grid, reading_block
+from dkmeans._summary import ColourSummary
+from dkmeans._tiling import grid
 from dkmeans._validation import (
     InvalidArgumentError,
     check_choice,
@@ -197,10 +197,12 @@ def quantize(
             counts, failed = count_colours(passes, _pieces(usable), bands, staged)
             failures |= failed
             refuse_failed(failures, len(found))
+            summary = ColourSummary(counts)
+            del counts  # the summary takes its place in memory, as the labels will the summary's
             fit = _fit(
-                counts, n_colors, start, n_init=n_init, max_iter=max_iter, tol=tol, seed=seed
+                summary, n_colors, start, n_init=n_init, max_iter=max_iter, tol=tol, seed=seed
             )
-            del counts
+            del summary
             usable = {i: staged.get(i, s) for i, s in usable.items() if i not in failures}
             palette = fit.palette
         outputs = target.outputs(scratch, usable, palette, compression)
@@ -270,9 +272,8 @@ def _pieces(usable: Mapping[int, BlockSource]) -> list[Piece]:
     """Return each source whole, in the windows in which it reads well."""
     pieces = []
     for index, source in usable.items():
-        height, width, bands = source.shape
-        size = reading_block(width, source.block, bands)
-        pieces.append(Piece(index, source, tuple(grid(height, width, size))))
+        height, width, _ = source.shape
+        pieces.append(Piece(index, source, tuple(grid(height, width, source.read_block))))
     return pieces
 
 
@@ -316,9 +317,8 @@ class _Fit:
         }
 
 
-def _fit(counts: ColourCounts, n_colors: int, start: Float64 | None, **options: Any) -> _Fit:
+def _fit(summary: ColourSummary, n_colors: int, start: Float64 | None, **options: Any) -> _Fit:
     """Run k-means on counted colours and make the palette of its centres."""
-    summary = ColourSummary(counts)
     exact = summary.depths[-1]
     if summary.n_points <= n_colors:
         centers = summary.colours().astype(np.float64)

@@ -20,10 +20,12 @@ import numpy.typing as npt
 import rasterio
 import rasterio.errors
 import rasterio.windows
-from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from dkmeans._tiling import Window
+from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import SourceError
+from dkmeans.images import _tiles
+from dkmeans.images._tiles import TiledTiff
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -80,6 +82,11 @@ class RasterSource:
         """The dtype as stored."""
         return np.dtype(np.uint8)
 
+    @property
+    def read_block(self) -> tuple[int, int]:
+        """The windows in which it reads well: whole blocks, a few MiB."""
+        return reading_block(self.shape[1], self.block, self.shape[2])
+
     def fingerprint(self) -> str:
         """Return the size and time of change of the file, as probed."""
         return f"{self.stored[0]}-{self.stored[1]}"
@@ -93,7 +100,7 @@ class RasterSource:
             If the file is gone, has changed since it was probed, or cannot be decoded.
         """
         with _reading(self.path):
-            if _stored(self.path) != self.stored:
+            if _tiles.state(self.path) != self.stored:
                 raise SourceError(f"{self.path}: changed while it was being read; run again.")
             if self.whole:
                 image = self._decode()
@@ -154,12 +161,7 @@ def _reading(path: str) -> Iterator[None]:
         ) from error
 
 
-def _stored(path: str) -> tuple[int, int]:
-    status = Path(path).stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def probe(path: str | Path) -> RasterSource:
+def probe(path: str | Path) -> RasterSource | TiledTiff:
     """Read the header of an image file and find out how its pixels can be read.
 
     Parameters
@@ -175,7 +177,7 @@ def probe(path: str | Path) -> RasterSource:
     """
     path = str(path)
     with _reading(path):
-        stored = _stored(path)
+        stored = _tiles.state(path)
         if stored[0] == 0:
             raise SourceError(f"{path}: the file is empty.")
         with Path(path).open("rb") as file:
@@ -245,7 +247,7 @@ def _probe_pillow(
     )
 
 
-def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource:
+def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource | TiledTiff:
     with _open(path, "GTiff") as dataset:
         bands, dtype = dataset.count, dataset.dtypes[0]
         shape = (dataset.height, dataset.width, bands)
@@ -266,8 +268,8 @@ def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource:
         if present:
             raise SourceError(_unsupported(path, what))
     _check_size(path, shape, None)
-    if _tiff_orientation(path) != 1:
-        raise SourceError(_unsupported(path, "a TIFF orientation"))
+    for what in _tiles.peculiarities(path):
+        raise SourceError(_unsupported(path, what))
     in_order = False
     if compression is not None and block[0] == shape[0] and block[0] > 1:
         # One compressed strip: GDAL holds it as stored, and decodes rows from first to last.
@@ -278,7 +280,7 @@ def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource:
                 f"must be held in memory (allowed are {MAX_RESIDENT >> 20}); convert it to a tiled "
                 "TIFF."
             )
-    return RasterSource(
+    return _tiles.probe(path, shape, stored) or RasterSource(
         path,
         "GTiff",
         shape,
@@ -288,15 +290,6 @@ def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource:
         orientation=1,
         stored=stored,
     )
-
-
-def _tiff_orientation(path: str) -> int:
-    """Return the orientation tag, which GDAL does not tell."""
-    try:
-        with TiffImagePlugin.TiffImageFile(path) as image:
-            return int(image.tag_v2.get(0x0112, 1))
-    except (SyntaxError, ValueError, OSError, EOFError, KeyError, TypeError):
-        return 1  # a layout that Pillow does not know; GDAL has opened it
 
 
 def _check_size(path: str, shape: tuple[int, int, int], stored: int | None) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dkmeans._kernels import colours as kernels
 from dkmeans._summary import planes
-from dkmeans._tiling import Window
+from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import SourceError
 
 UInt8 = npt.NDArray[np.uint8]
@@ -42,6 +42,11 @@ class StagedSource:
     def block(self) -> tuple[int, int]:
         """Single rows."""
         return 1, self.shape[1]
+
+    @property
+    def read_block(self) -> tuple[int, int]:
+        """The windows in which it reads well: whole rows, a few MiB."""
+        return reading_block(self.shape[1], self.block, self.shape[2])
 
     def fingerprint(self) -> str:
         """Return the path: a staged file is written once."""

@@ -14,12 +14,9 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import zarr
-import zarr.codecs
-import zarr.errors
 
 from dkmeans._palette import Palette
-from dkmeans._tiling import Window
+from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import SourceError
 
 UInt8 = npt.NDArray[np.uint8]
@@ -29,6 +26,14 @@ PACKED_CHUNK = 1 << 22  # pixels: 12 MiB of RGB
 _FORMAT, _VERSION = "dkmeans-images", 1
 _ALWAYS_WRITE: Any = {"write_empty_chunks": True}  # comparing each chunk with zero costs more
 _MARKERS = ("zarr.json", ".zarray", ".zgroup")
+
+
+def _zarr() -> Any:
+    """Return the module zarr, which takes as long to import as all the rest together."""
+    import zarr  # noqa: PLC0415 - slow
+    import zarr.codecs  # noqa: PLC0415 - slow
+
+    return zarr
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,11 @@ class ZarrSource:
         """The dtype as stored."""
         return np.dtype(np.uint8)
 
+    @property
+    def read_block(self) -> tuple[int, int]:
+        """The windows in which it reads well: whole chunks, a few MiB."""
+        return reading_block(self.shape[1], self.block, self.shape[2])
+
     def fingerprint(self) -> str:
         """Return the time of change of the array's metadata, in ns."""
         folder = Path(self.store, self.array)
@@ -76,7 +86,7 @@ class ZarrSource:
             If the array is gone or a chunk cannot be decoded.
         """
         with _reading(self.store):
-            array = zarr.open_array(self.store, path=self.array, mode="r")
+            array = _zarr().open_array(self.store, path=self.array, mode="r")
             for window in windows:
                 yield self._read(array, window)
 
@@ -94,7 +104,7 @@ class ZarrSource:
 def _reading(path: str) -> Iterator[None]:
     try:
         yield
-    except (zarr.errors.BaseZarrError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except (_zarr().errors.BaseZarrError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise SourceError(f"{path}: cannot be read as Zarr ({error}).") from error
 
 
@@ -113,8 +123,8 @@ def probe(path: str | Path) -> list[tuple[str, ZarrSource]]:
     """
     path = str(path)
     with _reading(path):
-        node = zarr.open(path, mode="r")
-    if isinstance(node, zarr.Array):
+        node = _zarr().open(path, mode="r")
+    if isinstance(node, _zarr().Array):
         return [("", _probe_array(path, node))]
     listing = dict(node.attrs).get("dkmeans")
     if listing is None:
@@ -188,8 +198,8 @@ def create(
     path: Path, arrays: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], *, compress: bool
 ) -> None:
     """Create a working store with empty arrays, given the shape and chunks of each by name."""
-    codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle")
-    group = zarr.create_group(str(path), zarr_format=3)
+    codec = _zarr().codecs.BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle")
+    group = _zarr().create_group(str(path), zarr_format=3)
     for name, (shape, chunks) in arrays.items():
         group.create_array(
             name,
@@ -204,7 +214,7 @@ def create(
 def complete(path: Path, images: Sequence[Image]) -> None:
     """Write the list of images, which makes the store complete."""
     listing: Any = {"format": _FORMAT, "version": _VERSION, "images": [asdict(i) for i in images]}
-    zarr.open_group(str(path), mode="r+").attrs["dkmeans"] = listing
+    _zarr().open_group(str(path), mode="r+").attrs["dkmeans"] = listing
 
 
 class ArrayWriter:
@@ -215,7 +225,7 @@ class ArrayWriter:
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        self._array: Any = zarr.open_array(str(path), path=name, mode="r+", config=_ALWAYS_WRITE)
+        self._array: Any = _zarr().open_array(str(path), path=name, mode="r+", config=_ALWAYS_WRITE)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -289,7 +299,7 @@ def create_labels(path: Path, name: str, shape: tuple[int, int], palette: Palett
 
     `name` is the array's path in the group at `path`, or "" for an array at `path` itself.
     """
-    array = zarr.create_array(
+    array = _zarr().create_array(
         str(path),
         name=name or None,
         shape=shape,
