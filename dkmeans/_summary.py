@@ -65,7 +65,7 @@ class ColourCounts:
     def merge(self, other: "ColourCounts") -> "ColourCounts":
         """Add the counts of `other` to these, and return these."""
         self._make_room(other.n_pixels)
-        self.table += other.table
+        self.table += other.table.astype(self.table.dtype, copy=False)
         return self
 
     def without(self, other: "ColourCounts") -> "ColourCounts":
@@ -75,9 +75,9 @@ class ColourCounts:
         return self
 
     def _make_room(self, n_pixels: int) -> None:
-        self.n_pixels += n_pixels
-        if self.n_pixels > _MAX_UINT32:
+        if self.n_pixels + n_pixels > _MAX_UINT32:
             self.table = self.table.astype(np.int64, copy=False)
+        self.n_pixels += n_pixels  # last: a task that ran out of memory is tried again
 
     def listed(self) -> tuple[UInt32, Int64]:
         """Return the Z-codes of the colours that occur, increasing, and their counts."""
@@ -144,10 +144,12 @@ class ColourSummary:
         """How many distinct colours there are."""
         return self.codes.size
 
-    @property
+    @cached_property
     def squares(self) -> tuple[int, ...]:
         """The sum of squares over all pixels, for each band, exact."""
-        return tuple(self._tree.squares.tolist()[: self.bands])
+        # As Python integers: the sum of squares outgrows int64 where the counts do not.
+        bands = self._tree.values[: self.bands].tolist()
+        return tuple(sum(v * v * count for v, count in enumerate(band)) for band in bands)
 
     @cached_property
     def total(self) -> tuple[int, ...]:
@@ -219,8 +221,8 @@ class _Octree:
         prefixes, starts = _group(codes, 3 * (8 - octree.BOTTOM))
         weights = np.zeros(prefixes.size, np.int64)
         sums = np.zeros((prefixes.size, 3), np.int64)
-        self.squares = np.zeros(3, np.int64)
-        octree.total_colours(codes, counts, starts, weights, sums, self.squares)
+        self.values = np.zeros((3, 256), np.int64)
+        octree.total_colours(codes, counts, starts, weights, sums, self.values)
         levels = [(prefixes, starts, weights, sums)]
         for _ in range(octree.BOTTOM - octree.TOP):
             prefixes, starts = _group(levels[0][0], 3)

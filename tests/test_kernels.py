@@ -10,8 +10,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dkmeans._kernels import colours, octree, points
 
@@ -95,8 +93,9 @@ def test_decode_gives_back_the_colours():
 
 
 @compiled_only
-def test_count_rgb_counts_each_colour(bands):
-    counts = np.zeros(colours.N_CODES, np.uint32)
+@pytest.mark.parametrize("dtype", [np.uint32, np.int64])
+def test_count_rgb_counts_each_colour(bands, dtype):
+    counts = np.zeros(colours.N_CODES, dtype)
     for _ in range(2):
         colours.count_rgb(*bands, counts)
     codes, expected = np.unique(codes_of(*bands), return_counts=True)
@@ -113,8 +112,9 @@ def test_count_rgb_of_few_colours():
     np.testing.assert_array_equal(counts, expected)
 
 
-def test_count_grey_counts_each_value(bands):
-    counts = np.zeros(256, np.uint32)
+@pytest.mark.parametrize("dtype", [np.uint32, np.int64])
+def test_count_grey_counts_each_value(bands, dtype):
+    counts = np.zeros(256, dtype)
     for _ in range(2):
         colours.count_grey(bands[0], counts)
     np.testing.assert_array_equal(counts, 2 * np.bincount(bands[0].ravel(), minlength=256))
@@ -144,22 +144,6 @@ def test_compact_grey_lists_the_values_as_reds():
     reds = np.stack([values, 0 * values, 0 * values], axis=1)
     np.testing.assert_array_equal(codes_out, z_codes_of(reds))
     np.testing.assert_array_equal(counts_out, table[values])
-
-
-code_lists = st.lists(st.integers(0, 40) | st.just(2**24 - 1), max_size=30)
-
-
-@given(code_lists, code_lists)
-def test_merge_counts_counts_the_concatenation(a, b):
-    parts = [np.unique(np.array(p, np.uint32), return_counts=True) for p in (a, b)]
-    (codes_a, counts_a), (codes_b, counts_b) = parts
-    codes, counts = np.empty(len(a) + len(b), np.uint32), np.empty(len(a) + len(b), np.int64)
-    n = colours.merge_counts(
-        frozen(codes_a), frozen(counts_a), frozen(codes_b), frozen(counts_b), codes, counts
-    )
-    expected_codes, expected_counts = np.unique(np.array(a + b, np.uint32), return_counts=True)
-    np.testing.assert_array_equal(codes[:n], expected_codes)
-    np.testing.assert_array_equal(counts[:n], expected_counts)
 
 
 # Looking up
@@ -279,6 +263,16 @@ def assigned(tree, centers, depth, first, last):
     return weights, sums
 
 
+def test_group_finds_the_runs(tree):
+    codes = tree[0]
+    for shift in (0, 6, 18):
+        prefixes, starts = np.empty(codes.size, np.uint32), np.empty(codes.size + 1, np.int64)
+        n = octree.group(codes, shift, prefixes, starts)
+        expected, first = np.unique(codes >> shift, return_index=True)
+        np.testing.assert_array_equal(prefixes[:n], expected)
+        np.testing.assert_array_equal(starts[: n + 1], [*first, codes.size])
+
+
 @pytest.mark.parametrize("k", COUNTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_assign_accumulate_adds_each_colour_to_its_nearest_center(tree, kind, k):
@@ -347,9 +341,13 @@ def test_fill_table_fills_the_cubes_it_is_given():
 # Points
 
 
-def weighted_points(d, n=30):
+def weighted_points(d, n=2 * points.LANES):
+    """Points as (n, d), the last ones of weight 0, and as the kernels take them, (d, n)."""
     rng = np.random.default_rng(d)
-    return frozen(rng.normal(0, 100, (n, d))), frozen(rng.uniform(1, 9, n))
+    weights = rng.uniform(1, 9, n)
+    weights[-20:] = 0
+    x = rng.normal(0, 100, (n, d))
+    return frozen(x), frozen(x.T.copy()), frozen(weights)
 
 
 def squared_distances(a, b):
@@ -358,30 +356,30 @@ def squared_distances(a, b):
 
 @pytest.mark.parametrize("d", [1, 3, 7])
 def test_potentials_are_what_candidates_would_leave(d):
-    x, weights = weighted_points(d)
-    candidates = frozen(np.array([0, 5, 29]))
+    x, features, weights = weighted_points(d)
+    candidates = frozen(np.array([0, 5, 90]))
     totals = np.empty(3)
-    for closest in (np.full(30, np.inf), squared_distances(x, x[:2]).min(axis=1)):
-        points.potentials(x, weights, frozen(closest), candidates, totals)
+    for closest in (np.full(len(x), 1e300), squared_distances(x, x[:2]).min(axis=1)):
+        points.potentials(features, weights, frozen(closest), candidates, totals)
         left = np.minimum(squared_distances(x, x[candidates]), closest[:, None])
         np.testing.assert_allclose(totals, weights @ left, rtol=1e-12)
 
 
 @pytest.mark.parametrize("d", [1, 3, 7])
 def test_add_center_lowers_the_distances(d):
-    x, _ = weighted_points(d)
-    closest = np.full(30, np.inf)
+    x, features, _ = weighted_points(d)
+    closest = np.full(len(x), np.inf)
     for center in (4, 17, 4):
-        points.add_center(x, center, closest)
+        points.add_center(features, center, closest)
     np.testing.assert_allclose(closest, squared_distances(x, x[[4, 17]]).min(axis=1), rtol=1e-12)
     assert closest[4] == closest[17] == 0
 
 
 @pytest.mark.parametrize("d", [1, 3, 7])
 def test_nearest_gives_label_and_distance(d):
-    x, _ = weighted_points(d)
+    x, _, _ = weighted_points(d)
     centers = frozen(np.r_[x[:4] + 1, x[:4] + 1])  # each twice: the first counts
-    labels, distances = np.empty(30, np.int64), np.empty(30)
+    labels, distances = np.empty(len(x), np.int64), np.empty(len(x))
     points.nearest(x, centers, labels, distances)
     expected = squared_distances(x, centers)
     np.testing.assert_array_equal(labels, expected[:, :4].argmin(axis=1))

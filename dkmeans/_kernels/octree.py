@@ -49,11 +49,12 @@ def group(keys: UInt32, shift: int, prefixes: UInt32, starts: Int64) -> int:
 
 @kernel
 def total_colours(
-    codes: UInt32, counts: Int64, starts: Int64, weights: Int64, sums: Int64, squares: Int64
+    codes: UInt32, counts: Int64, starts: Int64, weights: Int64, sums: Int64, values: Int64
 ) -> None:
     """Sum the colours of each run.
 
-    `weights` is OUT (n,) and `sums` OUT (n, 3); `squares`, OUT (3,), is over all runs.
+    `weights` is OUT (n,) and `sums` OUT (n, 3); `values`, OUT (3, 256), is how often each value
+    of red, green and blue occurs in all runs.
     """
     for node in range(weights.size):
         for i in range(starts[node], starts[node + 1]):
@@ -64,9 +65,9 @@ def total_colours(
             sums[node, 0] += count * red
             sums[node, 1] += count * green
             sums[node, 2] += count * blue
-            squares[0] += count * red * red
-            squares[1] += count * green * green
-            squares[2] += count * blue * blue
+            values[0, red] += count
+            values[1, green] += count
+            values[2, blue] += count
 
 
 @inline
