@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dkmeans._tiling import Window, grid, grow, reading_block, split
+from dkmeans._tiling import Window, covering, grid, grow, reading_block, split
 
 extents = st.integers(1, 40)
 blocks = st.tuples(st.integers(1, 50), st.integers(1, 50))
@@ -35,6 +35,34 @@ def test_split_covers_the_window_once(height, width, block, y, x):
         assert part.width <= block[1]
     assert times[window.rows, window.columns].all()
     assert times.sum() == window.n_pixels
+
+
+windows = st.builds(Window, st.integers(0, 9), st.integers(0, 9), extents, extents)
+
+
+def marked(window):
+    picture = np.zeros((100, 100), bool)
+    picture[window.rows, window.columns] = True
+    return picture
+
+
+@given(windows, windows)
+def test_common_and_within_are_where_both_windows_lie(a, b):
+    both = marked(a) & marked(b)
+    assume(both.any())
+    common = a.common(b)
+    np.testing.assert_array_equal(marked(common), both)
+    inside = np.zeros((a.height, a.width), bool)
+    inside[common.within(a)] = True
+    np.testing.assert_array_equal(inside, both[a.rows, a.columns])
+
+
+@given(windows, blocks)
+def test_covering_yields_the_blocks_touched(window, block):
+    touched = [b for b in grid(100, 100, block) if (marked(b) & marked(window)).any()]
+    found = list(covering(window, block))
+    assert [(b.y, b.x) for b in found] == [(b.y, b.x) for b in touched]
+    assert all((b.height, b.width) == block for b in found)
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
