@@ -91,7 +91,7 @@ def grow(block: int, unit: int, target: int, limit: int) -> int:
     target
         The extent to come close to, from below where possible.
     limit
-        The full extent of the picture: never more than one block or unit beyond it.
+        The full extent of the picture: never more than one multiple beyond it.
 
     Returns
     -------

@@ -74,7 +74,7 @@ class Display:
         self.told = []
 
     def begin(self, name, nbytes, n_pixels):
-        self.told.append((name, nbytes))
+        self.told.append((name, nbytes, n_pixels))
 
     def advance(self, nbytes):
         self.told.append(nbytes)
@@ -119,7 +119,7 @@ def test_a_pass_reads_every_window_once_and_merges_in_order(sources):
         assert lines[f"{name} open"] == 2 * opened
     assert lines["b open"] == 2
 
-    assert display.told[0] == ("look", nbytes)
+    assert display.told[0] == ("look", nbytes, nbytes // 2)
     assert display.told[-1] == "end"
     advances = [told for told in display.told if isinstance(told, int)]
     assert sum(advances) == 2 * nbytes
