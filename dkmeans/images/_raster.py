@@ -21,6 +21,7 @@ import rasterio
 import rasterio.errors
 import rasterio.windows
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from rasterio.enums import MaskFlags
 
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import SourceError
@@ -205,6 +206,8 @@ def _probe_pillow(
         with plugin(path) as image:
             width, height = image.size
             mode, info = image.mode, image.info
+            if driver == "PNG" and mode in _MODES:
+                mode = str(image.tile[0].args)  # tells of other than 8 bits too
             # The base class: a PNG's own method would decode all pixels to look for late chunks.
             orientation = int(Image.Image.getexif(image).get(0x0112, 1))
     except (SyntaxError, ValueError, OSError, EOFError, KeyError, struct.error) as error:
@@ -262,12 +265,14 @@ def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource | TiledTiff:
             "colours other than grey and RGB": not {*kinds} <= {"gray", "red", "green", "blue"},
             "georeference": dataset.crs is not None or not dataset.transform.is_identity,
             "nodata": dataset.nodata is not None,
+            "a mask": MaskFlags.per_dataset in dataset.mask_flag_enums[0],
+            "pixels of other than 8 bits": "NBITS" in dataset.tags(1, ns="IMAGE_STRUCTURE"),
             "several pages": len(dataset.subdatasets) > 1,
         }
     for what, present in extras.items():
         if present:
             raise SourceError(_unsupported(path, what))
-    _check_size(path, shape, None)
+    _check_size(path, shape, stored[0] if _tiles.takes_room(path) else None)
     for what in _tiles.peculiarities(path):
         raise SourceError(_unsupported(path, what))
     in_order = False
@@ -310,9 +315,12 @@ def _unsupported(path: str, what: str) -> str:
         "RGBA": "alpha",
         "P": "a palette",
         "1": "1-bit pixels",
+        "L;2": "2-bit pixels",
+        "L;4": "4-bit pixels",
         "CMYK": "CMYK colours",
         "I": "16-bit pixels",
         "I;16": "16-bit pixels",
         "I;16B": "16-bit pixels",
+        "RGB;16B": "16-bit pixels",
     }
     return f"{path}: not yet supported: {names.get(what, what)}; convert it to 8-bit grey or RGB."

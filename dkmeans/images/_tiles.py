@@ -4,6 +4,8 @@ tifffile reads the directory, imagecodecs the tiles. GDAL, which reads all other
 as long again: it splits the bands apart and copies them through its cache.
 """
 
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +22,11 @@ from dkmeans._validation import SourceError
 
 UInt8 = npt.NDArray[np.uint8]
 
-_DEFLATE = (8, 32946)  # compression tags
+_RAW, _DEFLATE = 1, (8, 32946)  # compression tags
 _PREDICTORS = (1, 2)  # none, horizontal differences
 _GREY_AND_RGB = (1, 2)  # photometric interpretations
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong is raised here
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class TiledTiff:
         if size == 0:  # a sparse file: the tile was never written
             pixels[:] = 0
             return pixels
+        if offset + size > self.stored[0]:
+            raise SourceError(f"{self.path}: {where} lies beyond the end; the file is truncated.")
         file.seek(offset)
         data = file.read(size)
         try:
@@ -143,6 +149,26 @@ def peculiarities(path: str) -> list[str]:
             "grey with white as zero": page.photometric == 0,
         }
     return [what for what, present in found.items() if present]
+
+
+def takes_room(path: str) -> bool:
+    """Return whether all pixels take room in the file, one byte for 1032 at the most.
+
+    Raises
+    ------
+    SourceError
+        If the directory does not list all tiles or strips.
+    """
+    with _first_page(path) as page:
+        n_blocks = math.prod(page.chunked)
+        n_listed = min(len(page.dataoffsets), len(page.databytecounts))
+        if n_listed < n_blocks:
+            raise SourceError(
+                f"{path}: the header claims {page.imagewidth} x {page.imagelength} pixels in "
+                f"{n_blocks} tiles or strips, but lists {n_listed}; it is truncated or forged."
+            )
+        is_sparse = 0 in page.databytecounts
+        return page.compression in (_RAW, *_DEFLATE) and not is_sparse
 
 
 def probe(path: str, shape: tuple[int, int, int], when: tuple[int, int]) -> TiledTiff | None:
