@@ -8,6 +8,7 @@ beyond `MAX_RESIDENT`.
 """
 
 import struct
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,9 @@ _ENV = {
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",  # a truncated JPEG is an error, not grey pixels
 }
+
+
+_opening = threading.Lock()  # `warnings.catch_warnings` is not for two threads at a time
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,11 @@ def _turn(image: UInt8, orientation: int) -> UInt8:
 
 @contextmanager
 def _open(path: str, driver: str) -> Iterator[Any]:
-    with rasterio.Env(**_ENV), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path, driver=driver) as dataset:
+    with rasterio.Env(**_ENV):
+        with _opening, warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            dataset = rasterio.open(path, driver=driver)
+        with dataset:
             yield dataset
 
 
