@@ -1,12 +1,14 @@
 """Where a job writes: what the output's name means, what is refused, and the scratch folder."""
 
 import errno
+import os
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
@@ -55,7 +57,7 @@ class Destination:
             )
         self._single = is_single
         self.files = self._name_files(found)
-        self._refuse_existing()
+        self._refuse_existing(found)
 
     @property
     def max_colors(self) -> int:
@@ -83,7 +85,7 @@ class Destination:
                 )
         return {i: self.path / file for i, file in files.items()}
 
-    def _refuse_existing(self) -> None:
+    def _refuse_existing(self, found: Sequence[Found]) -> None:
         if self.kind == "folder":
             if self.path.exists() and not self.path.is_dir():
                 raise OutputError(f"{self.path}: is a file; give a folder for several pictures.")
@@ -94,6 +96,7 @@ class Destination:
             existing = [self.path] if self.path.exists() else []
         if existing and not self._overwrite:
             raise OutputError(f"{existing[0]}: exists already; choose another name, or overwrite.")
+        refuse_overwriting(existing, found)
         for path in existing:
             if path.is_dir() and not (self.kind == "zarr" and _store.is_zarr(path)):
                 raise OutputError(f"{path}: is a folder, which is never overwritten; remove it.")
@@ -176,6 +179,23 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written ({reason}).") from error
 
 
+def as_path(name: str, path: Any) -> Path:
+    """Return the argument `name` as a path.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it is no path.
+    OutputError
+        If it cannot be looked at.
+    """
+    if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
+        raise InvalidArgumentError(f"{name} is {path!r}; it must be a path.")
+    with writing(Path(path)):
+        Path(path).exists()  # raises if it is too long, or in a folder that must not be entered
+    return Path(path)
+
+
 def kind_of(path: Path) -> str:
     """Return "png", "tiff", "zarr" or "folder", by the suffix.
 
@@ -200,6 +220,14 @@ def refuse_failed(failures: Mapping[int, str], n_sources: int) -> None:
     if len(failures) == n_sources:
         others = f" ({n_sources - 1} other sources failed too.)" if n_sources > 1 else ""
         raise SourceError(failures[min(failures)] + others)
+
+
+def refuse_overwriting(outputs: Sequence[Path], found: Sequence[Found]) -> None:
+    """Raise `OutputError` if a file to be overwritten is one of the images found."""
+    places = {Path(image.path).resolve() for image in found} if outputs else set()
+    for path in outputs:
+        if path.resolve() in places:
+            raise OutputError(f"{path}: is also a source; choose another place.")
 
 
 def refuse_among(path: Path, sources: Sequence[Path]) -> None:

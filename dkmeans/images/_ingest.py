@@ -11,7 +11,14 @@ from dkmeans._passes import BlockSource, Partition, Passes, Piece, Progress, Tic
 from dkmeans._tiling import grid, reading_block
 from dkmeans._validation import OutputError, SourceError
 from dkmeans.images import _sources, _store
-from dkmeans.images._destination import beside, refuse_among, refuse_failed, writing
+from dkmeans.images._destination import (
+    as_path,
+    beside,
+    refuse_among,
+    refuse_failed,
+    refuse_overwriting,
+    writing,
+)
 from dkmeans.images._sources import Found, Paths, SourceReport
 from dkmeans.images._staging import interleaved
 
@@ -93,11 +100,13 @@ def ingest(
     OutputError
         If the store exists or cannot be written. Nothing unfinished is left.
     """
-    path = Path(store).resolve()
+    path = as_path("store", store).resolve()
+    sources = _sources.as_list(sources)
     found = _sources.find(sources)
-    refuse_among(path, _sources.as_list(sources))
+    refuse_among(path, sources)
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name, or overwrite.")
+    refuse_overwriting([path], found)
     if path.exists() and not _store.is_zarr(path):
         raise OutputError(f"{path}: is no Zarr store, and is never overwritten; remove it.")
     failures = {i: f.error for i, f in enumerate(found) if f.error is not None}

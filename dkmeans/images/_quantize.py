@@ -27,7 +27,13 @@ from dkmeans._validation import (
 from dkmeans.images import _sources
 from dkmeans.images._assign import Assign, Assigned, OutputPiece, Written
 from dkmeans.images._count import count_colours
-from dkmeans.images._destination import Destination, refuse_among, refuse_failed, writing
+from dkmeans.images._destination import (
+    Destination,
+    as_path,
+    refuse_among,
+    refuse_failed,
+    writing,
+)
 from dkmeans.images._outputs import Output, label_windows
 from dkmeans.images._png import Compression
 from dkmeans.images._sources import Paths, SourceReport
@@ -176,8 +182,9 @@ def quantize(
     check_choice("compression", compression, ("fast", "small"))
     if check_choice("dither", dither, ("none", "blue-noise")) != "none":
         raise InvalidArgumentError(f"not yet supported: dither {dither!r}; use 'none'.")
+    sources = _sources.as_list(sources)
     found = _sources.find(sources)
-    refuse_among(Path(output), _sources.as_list(sources))
+    refuse_among(as_path("output", output), sources)
     is_single = _sources.is_single(sources) and len(found) == 1
     failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
     refuse_failed(failures, len(found))

@@ -90,6 +90,8 @@ def as_list(sources: Paths) -> list[Path]:
     ------
     InvalidArgumentError
         If there is none, or one is no path.
+    SourceError
+        If a path cannot be looked at: too long, or in a folder that must not be entered.
     """
     paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not paths:
@@ -97,6 +99,10 @@ def as_list(sources: Paths) -> list[Path]:
     for path in paths:
         if not isinstance(path, str | os.PathLike) or "\0" in str(path):
             raise InvalidArgumentError(f"sources holds {path!r}; each must be a path.")
+        try:
+            Path(path).is_dir()
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read ({error.strerror}).") from error
     return [Path(path) for path in paths]
 
 

@@ -169,7 +169,7 @@ def _probe_group(path: str, group: Any, listing: Any) -> Iterator[tuple[str, Zar
             if not fits or array.dtype != np.uint8:
                 raise SourceError(f"{path}: its list of images is damaged ({image.name}).")
             yield image.name, ZarrSource(path, image.array, image.shape, block, image.offset)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SourceError(f"{path}: its list of images is damaged ({error!r}).") from error
 
 
