@@ -14,9 +14,11 @@ from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
 import dask
+import dask.local
+import dask.system
+import dask.threaded
 import numpy as np
 import numpy.typing as npt
-from dask.delayed import delayed
 
 from dkmeans._tiling import Window
 
@@ -239,11 +241,34 @@ def _tree(submit: Callable[..., Any], merge: Callable[[R, R], R], parts: list[An
 
 
 def _run_local(tasks: Sequence[Callable[[], R]], merge: Callable[[R, R], R]) -> R:
-    def submit(function: Callable[..., Any], *args: Any) -> Any:
-        return delayed(function, pure=False, traverse=False)(*args)
+    graph: dict[str, Any] = {}
 
-    result: R = _tree(submit, merge, [submit(task) for task in tasks]).compute()
+    def submit(function: Callable[..., Any], *args: str) -> str:
+        key = f"task-{len(graph)}"
+        graph[key] = (function, *args)
+        return key
+
+    last = _tree(submit, merge, [submit(task) for task in tasks])
+    result: R = _local_get()(graph, last)
     return result
+
+
+def _local_get() -> Callable[..., Any]:
+    """Return the function that runs a graph on the local scheduler that was asked for.
+
+    Dask's own way to find it imports `distributed` and much else, which takes a second.
+    """
+    name = _scheduler()
+    get: Callable[..., Any] = dask.threaded.get
+    if name in _IN_ONE_THREAD:
+        get = dask.local.get_sync
+    elif name in _IN_PROCESSES:
+        from dask import multiprocessing  # noqa: PLC0415 - seldom needed
+
+        get = multiprocessing.get
+    elif name is None and dask.config.get("scheduler", None) is not None:
+        get = dask.base.get_scheduler()  # a function or an executor of the user's
+    return get
 
 
 def _merge_purely(merge: Callable[[R, R], R], a: R, b: R) -> R:
@@ -352,5 +377,5 @@ def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Map `function` over `items` in the threads of this process, for work in memory."""
     if len(items) == 1 or _scheduler() in _IN_ONE_THREAD:
         return [function(item) for item in items]
-    tasks = [delayed(partial(function, item), pure=False, traverse=False)() for item in items]
-    return list(dask.compute(*tasks, scheduler="threads"))
+    graph = {f"item-{i}": (partial(function, item),) for i, item in enumerate(items)}
+    return list(dask.threaded.get(graph, list(graph)))

@@ -21,89 +21,80 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
-Counts = npt.NDArray[np.integer[Any]]
 
 _N_GREY = 256
-_MAX_UINT32 = 2**32 - 1
 _SMALL = 200_000  # colours; below this, threads cost more than they save
 
 
 class ColourCounts:
-    """How often each colour occurs in some 8-bit blocks.
+    """How often each colour occurs in some 8-bit blocks: up to 2**48 times.
 
-    Held as a table over all colours: 64 MiB for RGB, 128 MiB beyond 2**32 pixels, 1 KiB for grey.
-    Pickled, it is a list of the colours that occur, where that is smaller.
+    Held as a table over all colours, 32 MiB for RGB and 512 bytes for grey, and a second one of
+    which only the pages of very frequent colours take memory. Pickled, it is a list.
 
     Parameters
     ----------
     bands
         1 for grey, 3 for RGB. RGB counts take grey blocks too.
-    table, n_pixels
-        What was counted before, by code, uint32 or int64; and its sum.
     """
 
-    def __init__(self, bands: int, table: Counts | None = None, n_pixels: int = 0) -> None:
+    def __init__(self, bands: int) -> None:
         self.bands = bands
-        self.table = _zeros(_n_codes(bands), np.uint32) if table is None else table
-        self.n_pixels = n_pixels
+        self.n_pixels = 0
+        size = _N_GREY if bands == 1 else kernels.N_CODES
+        # Counting jumps about in this table. NumPy asks for huge pages, which make that faster,
+        # only for memory that it does not get zeroed.
+        self.low = np.empty(size, np.uint16)
+        self.low[:] = 0
+        self.high = np.zeros(size, np.uint32)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        used = np.flatnonzero(self.table)
-        if 2 * used.size < self.table.size:
-            listed = used.astype(np.uint32), self.table[used]
-            return _from_list, (self.bands, *listed, self.n_pixels)
-        return ColourCounts, (self.bands, self.table, self.n_pixels)
+        used = np.flatnonzero((self.low != 0) | (self.high != 0))
+        return _from_list, (self.bands, self.n_pixels, used.astype(np.uint32), self._get(used))
 
     def add(self, block: UInt8) -> None:
         """Count the pixels of `block`, (height, width, 1 or 3)."""
-        self._make_room(block.shape[0] * block.shape[1])
+        self.n_pixels += block.shape[0] * block.shape[1]
         if self.bands == 1:
-            kernels.count_grey(block[..., 0], self.table)
+            kernels.count_grey(block[..., 0], self.low, self.high)
         else:
-            kernels.count_rgb(*planes(block), self.table)
+            kernels.count_rgb(*planes(block), self.low, self.high)
 
     def merge(self, other: "ColourCounts") -> "ColourCounts":
         """Add the counts of `other` to these, and return these."""
-        self._make_room(other.n_pixels)
-        self.table += other.table.astype(self.table.dtype, copy=False)
+        self.n_pixels += other.n_pixels
+        kernels.add_counts(self.low, self.high, other.low, other.high)
         return self
 
     def without(self, other: "ColourCounts") -> "ColourCounts":
         """Subtract the counts of `other`, which are part of these, and return these."""
-        self.table -= other.table.astype(self.table.dtype, copy=False)
+        used = np.flatnonzero((other.low != 0) | (other.high != 0))
         self.n_pixels -= other.n_pixels
+        self._set(used, self._get(used) - other._get(used))  # noqa: SLF001 - of the same class
         return self
-
-    def _make_room(self, n_pixels: int) -> None:
-        if self.n_pixels + n_pixels > _MAX_UINT32:
-            self.table = self.table.astype(np.int64, copy=False)
-        self.n_pixels += n_pixels  # last: a task that ran out of memory is tried again
 
     def listed(self) -> tuple[UInt32, Int64]:
         """Return the Z-codes of the colours that occur, increasing, and their counts."""
-        n = int(np.count_nonzero(self.table))
+        n = int(np.count_nonzero((self.low != 0) | (self.high != 0)))
         codes, counts = np.empty(n, np.uint32), np.empty(n, np.int64)
         compact = kernels.compact_grey if self.bands == 1 else kernels.compact_rgb
-        compact(self.table, codes, counts)
+        compact(self.low, self.high, codes, counts)
         return codes, counts
 
+    def _get(self, codes: npt.NDArray[np.integer[Any]]) -> Int64:
+        counts: Int64 = self.low[codes] + (self.high[codes].astype(np.int64) << 16)
+        return counts
 
-def _from_list(bands: int, used: UInt32, counts: Counts, n_pixels: int) -> ColourCounts:
-    table = _zeros(_n_codes(bands), counts.dtype)
-    table[used] = counts
-    return ColourCounts(bands, table, n_pixels)
-
-
-def _zeros(size: int, dtype: npt.DTypeLike) -> Counts:
-    # Counting jumps about in the table. NumPy asks for huge pages, which make that twice as fast,
-    # only for memory that it does not get zeroed.
-    table = np.empty(size, dtype)
-    table[:] = 0
-    return table
+    def _set(self, codes: npt.NDArray[np.integer[Any]], counts: Int64) -> None:
+        self.low[codes] = counts & 0xFFFF
+        self.high[codes] = counts >> 16
 
 
-def _n_codes(bands: int) -> int:
-    return _N_GREY if bands == 1 else kernels.N_CODES
+def _from_list(bands: int, n_pixels: int, codes: UInt32, counts: Int64) -> ColourCounts:
+    result = ColourCounts(bands)
+    result.n_pixels = n_pixels
+    result._set(codes, counts)  # noqa: SLF001 - a second constructor
+    return result
 
 
 def planes(block: UInt8) -> tuple[UInt8, UInt8, UInt8]:

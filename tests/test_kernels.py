@@ -92,58 +92,79 @@ def test_decode_gives_back_the_colours():
 # Counting
 
 
+def counts_in(low, high):
+    return low + (high.astype(np.int64) << 16)
+
+
+def tables_of(counts):
+    """The two tables that hold the counts."""
+    counts = np.asarray(counts, np.int64)
+    return (counts & 0xFFFF).astype(np.uint16), (counts >> 16).astype(np.uint32)
+
+
 @compiled_only
-@pytest.mark.parametrize("dtype", [np.uint32, np.int64])
-def test_count_rgb_counts_each_colour(bands, dtype):
-    counts = np.zeros(colours.N_CODES, dtype)
+@pytest.mark.parametrize("before", [0, 2**16 - 3, 2**32 - 3])
+def test_count_rgb_counts_each_colour(bands, before):
+    low, high = tables_of(np.full(colours.N_CODES, before))
     for _ in range(2):
-        colours.count_rgb(*bands, counts)
+        colours.count_rgb(*bands, low, high)
     codes, expected = np.unique(codes_of(*bands), return_counts=True)
-    np.testing.assert_array_equal(counts.nonzero()[0], codes)
-    np.testing.assert_array_equal(counts[codes], 2 * expected)
+    counts = counts_in(low, high)
+    np.testing.assert_array_equal((counts != before).nonzero()[0], codes)
+    np.testing.assert_array_equal(counts[codes], before + 2 * expected)
 
 
 def test_count_rgb_of_few_colours():
     # What plain Python can do as well: the table of dark colours alone.
     block = frozen(random_image(*SIZE, high=4))
-    counts = np.zeros(1 << 18, np.uint32)
-    colours.count_rgb(block[..., 0], block[..., 1], block[..., 2], counts)
+    low, high = tables_of(np.zeros(1 << 18))
+    colours.count_rgb(block[..., 0], block[..., 1], block[..., 2], low, high)
     expected = np.bincount(codes_of(*np.moveaxis(block, -1, 0)).ravel(), minlength=1 << 18)
-    np.testing.assert_array_equal(counts, expected)
+    np.testing.assert_array_equal(counts_in(low, high), expected)
 
 
-@pytest.mark.parametrize("dtype", [np.uint32, np.int64])
-def test_count_grey_counts_each_value(bands, dtype):
-    counts = np.zeros(256, dtype)
+@pytest.mark.parametrize("before", [0, 2**20])
+def test_count_grey_counts_each_value(bands, before):
+    low, high = tables_of(np.full(256, before))
     for _ in range(2):
-        colours.count_grey(bands[0], counts)
-    np.testing.assert_array_equal(counts, 2 * np.bincount(bands[0].ravel(), minlength=256))
+        colours.count_grey(bands[0], low, high)
+    expected = before + 2 * np.bincount(bands[0].ravel(), minlength=256)
+    np.testing.assert_array_equal(counts_in(low, high), expected)
+
+
+def test_add_counts_carries():
+    edges = [0, 1, 2**15, 2**16 - 1, 2**16, 2**32 - 1, 2**47 - 1]
+    a, b = np.repeat(edges, len(edges)), np.tile(edges, len(edges))
+    low, high = tables_of(a)
+    colours.add_counts(low, high, *map(frozen, tables_of(b)))
+    np.testing.assert_array_equal(counts_in(low, high), a + b)
 
 
 @compiled_only
 def test_compact_rgb_lists_the_colours_in_the_order_of_the_octree():
     rng = np.random.default_rng(0)
     codes = np.unique(np.r_[0, rng.integers(0, colours.N_CODES, 5000), colours.N_CODES - 1])
-    table = np.zeros(colours.N_CODES, np.uint32)
-    table[codes] = rng.integers(1, 2**32, codes.size, np.uint32)  # to the last bit
+    counts = np.zeros(colours.N_CODES, np.int64)
+    counts[codes] = rng.choice([1, 9, 2**16, 2**16 + 1, 2**32, 2**48 - 1], codes.size)
     z_codes = z_codes_of(np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1))
     order = np.argsort(z_codes)
 
     codes_out, counts_out = np.empty(codes.size, np.uint32), np.empty(codes.size, np.int64)
-    assert colours.compact_rgb(frozen(table), codes_out, counts_out) == codes.size
+    found = colours.compact_rgb(*map(frozen, tables_of(counts)), codes_out, counts_out)
+    assert found == codes.size
     np.testing.assert_array_equal(codes_out, z_codes[order])
-    np.testing.assert_array_equal(counts_out, table[codes][order])
+    np.testing.assert_array_equal(counts_out, counts[codes][order])
 
 
 def test_compact_grey_lists_the_values_as_reds():
     values = np.array([0, 1, 7, 128, 255])
-    table = np.zeros(256, np.uint32)
-    table[values] = [3, 1, 4, 1, 2**32 - 1]
+    counts = np.zeros(256, np.int64)
+    counts[values] = [3, 2**16, 4, 1, 2**48 - 1]
     codes_out, counts_out = np.empty(5, np.uint32), np.empty(5, np.int64)
-    assert colours.compact_grey(frozen(table), codes_out, counts_out) == 5
+    assert colours.compact_grey(*map(frozen, tables_of(counts)), codes_out, counts_out) == 5
     reds = np.stack([values, 0 * values, 0 * values], axis=1)
     np.testing.assert_array_equal(codes_out, z_codes_of(reds))
-    np.testing.assert_array_equal(counts_out, table[values])
+    np.testing.assert_array_equal(counts_out, counts[values])
 
 
 # Looking up

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from dkmeans._kernels.compile import inline, kernel
 
 UInt8 = npt.NDArray[np.uint8]
+UInt16 = npt.NDArray[np.uint16]
 UInt32 = npt.NDArray[np.uint32]
 Int64 = npt.NDArray[np.int64]
-Counts = npt.NDArray[np.integer[Any]]  # uint32 or int64
 UInts = npt.NDArray[np.unsignedinteger]
 Integer = int | np.integer[Any]
 
@@ -43,15 +43,18 @@ def gather(value: Integer) -> Integer:
 
 
 @kernel
-def count_rgb(red: UInt8, green: UInt8, blue: UInt8, counts: Counts) -> None:
+def count_rgb(red: UInt8, green: UInt8, blue: UInt8, low: UInt16, high: UInt32) -> None:
     """Add 1 to the count of each pixel's colour.
+
+    A count is ``low + (high << 16)``. Counting jumps about in the table, so it takes half the time
+    when the table takes half the cache; `high` is hardly ever touched.
 
     Parameters
     ----------
     red, green, blue
         The bands of one block, each (height, width), any strides.
-    counts
-        OUT (2**24,), by code, uint32 or int64. A caller keeps uint32 from wrapping.
+    low, high
+        OUT (2**24,), by code.
     """
     for y in range(red.shape[0]):
         for x in range(red.shape[1]):
@@ -60,24 +63,42 @@ def count_rgb(red: UInt8, green: UInt8, blue: UInt8, counts: Counts) -> None:
                 | (np.uint32(green[y, x]) << np.uint32(8))
                 | np.uint32(blue[y, x])
             )
-            counts[code] += 1
+            count = np.uint16(low[code] + np.uint16(1))
+            low[code] = count
+            if count == 0:
+                high[code] += np.uint32(1)
 
 
 @kernel
-def count_grey(grey: UInt8, counts: Counts) -> None:
-    """Add 1 to the count of each pixel's value; `counts` is OUT (256,), else as above."""
+def count_grey(grey: UInt8, low: UInt16, high: UInt32) -> None:
+    """Add 1 to the count of each pixel's value; the counts are OUT (256,), else as above."""
     for y in range(grey.shape[0]):
         for x in range(grey.shape[1]):
-            counts[grey[y, x]] += 1
+            value = grey[y, x]
+            count = np.uint16(low[value] + np.uint16(1))
+            low[value] = count
+            if count == 0:
+                high[value] += np.uint32(1)
 
 
 @kernel
-def compact_rgb(counts: Counts, codes_out: UInt32, counts_out: Int64) -> int:
+def add_counts(low: UInt16, high: UInt32, other_low: UInt16, other_high: UInt32) -> None:
+    """Add other counts to these; `low` and `high` are OUT (n,)."""
+    for i in range(low.size):
+        total = np.uint32(low[i]) + np.uint32(other_low[i])
+        low[i] = np.uint16(total)
+        carry = (total >> np.uint32(16)) + other_high[i]
+        if carry:  # a page of `high` that is not written takes no memory
+            high[i] += np.uint32(carry)
+
+
+@kernel
+def compact_rgb(low: UInt16, high: UInt32, codes_out: UInt32, counts_out: Int64) -> int:
     """Collect the colours that occur, sorted by Z-code.
 
     Parameters
     ----------
-    counts
+    low, high
         (2**24,), by code.
     codes_out, counts_out
         OUT (n,): Z-codes and their counts, n at least the number of counts above zero.
@@ -89,28 +110,30 @@ def compact_rgb(counts: Counts, codes_out: UInt32, counts_out: Int64) -> int:
     """
     # The lower 4 bits of each channel, as a code, for each run of 12 bits of a Z-code.
     low_codes = np.empty(1 << 12, np.uint32)
-    for low in range(1 << 12):
-        low_codes[low] = (gather(low >> 2) << 16) | (gather(low >> 1) << 8) | gather(low)
+    for rest in range(1 << 12):
+        low_codes[rest] = (gather(rest >> 2) << 16) | (gather(rest >> 1) << 8) | gather(rest)
     found = 0
-    for high in range(1 << 12):  # the cubes of 16 values a side
-        corner = np.uint32(low_codes[high] << np.uint32(4))
-        for low in range(1 << 12):
-            count = counts[corner | low_codes[low]]
+    for cube in range(1 << 12):  # of 16 values a side
+        corner = np.uint32(low_codes[cube] << np.uint32(4))
+        for rest in range(1 << 12):
+            code = corner | low_codes[rest]
+            count = np.int64(low[code]) + (np.int64(high[code]) << 16)
             if count:
-                codes_out[found] = (high << 12) | low
+                codes_out[found] = (cube << 12) | rest
                 counts_out[found] = count
                 found += 1
     return found
 
 
 @kernel
-def compact_grey(counts: Counts, codes_out: UInt32, counts_out: Int64) -> int:
-    """Collect the grey values that occur, in order; as `compact_rgb`, `counts` is (256,)."""
+def compact_grey(low: UInt16, high: UInt32, codes_out: UInt32, counts_out: Int64) -> int:
+    """Collect the grey values that occur, in order; as `compact_rgb`, the counts are (256,)."""
     found = 0
     for value in range(256):
-        if counts[value]:
+        count = np.int64(low[value]) + (np.int64(high[value]) << 16)
+        if count:
             codes_out[found] = spread(value) << 2
-            counts_out[found] = counts[value]
+            counts_out[found] = count
             found += 1
     return found
 
