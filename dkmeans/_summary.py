@@ -4,6 +4,7 @@ The exact summary of 8-bit images is the count of each colour. However many pixe
 k-means on the counted colours is k-means on every pixel.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,8 @@ UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
 
 _N_GREY = 256
-_SMALL = 200_000  # colours; below this, threads cost more than they save
+_PARTS = 8  # of the work on one summary, for threads
+_SMALL = 100_000  # colours; below this, threads cost more than they save
 
 
 class ColourCounts:
@@ -75,11 +77,11 @@ class ColourCounts:
 
     def listed(self) -> tuple[UInt32, Int64]:
         """Return the Z-codes of the colours that occur, increasing, and their counts."""
-        n = int(np.count_nonzero((self.low != 0) | (self.high != 0)))
-        codes, counts = np.empty(n, np.uint32), np.empty(n, np.int64)
+        most = min(self.n_pixels, self.low.size)  # what is not written takes no memory
+        codes, counts = np.empty(most, np.uint32), np.empty(most, np.int64)
         compact = kernels.compact_grey if self.bands == 1 else kernels.compact_rgb
-        compact(self.low, self.high, codes, counts)
-        return codes, counts
+        n = compact(self.low, self.high, codes, counts)
+        return codes[:n], counts[:n]
 
     def _get(self, codes: npt.NDArray[np.integer[Any]]) -> Int64:
         counts: Int64 = self.low[codes] + (self.high[codes].astype(np.int64) << 16)
@@ -184,7 +186,7 @@ class ColourSummary:
             )
             return totals
 
-        n_parts = 8 if self.n_points > _SMALL and depth == octree.COLOURS else 1
+        n_parts = _PARTS if self.n_points_at(depth) > _SMALL else 1
         parts = _passes.in_threads(part, tree.split(n_parts))
         weights = np.sum([part.weights for part in parts], axis=0)
         sums = np.sum([part.sums for part in parts], axis=0)
@@ -212,8 +214,16 @@ class _Octree:
         prefixes, starts = _group(codes, 3 * (8 - octree.BOTTOM))
         weights = np.zeros(prefixes.size, np.int64)
         sums = np.zeros((prefixes.size, 3), np.int64)
-        self.values = np.zeros((3, 256), np.int64)
-        octree.total_colours(codes, counts, starts, weights, sums, self.values)
+
+        def part(nodes: slice) -> Int64:
+            values = np.zeros((3, 256), np.int64)
+            runs = starts[nodes.start : nodes.stop + 1]
+            octree.total_colours(codes, counts, runs, weights[nodes], sums[nodes], values)
+            return values
+
+        cuts = np.linspace(0, weights.size, (_PARTS if codes.size > _SMALL else 1) + 1, dtype=int)
+        parts = [slice(a, b) for a, b in itertools.pairwise(cuts.tolist())]
+        self.values = np.sum(_passes.in_threads(part, parts), axis=0)
         levels = [(prefixes, starts, weights, sums)]
         for _ in range(octree.BOTTOM - octree.TOP):
             prefixes, starts = _group(levels[0][0], 3)

@@ -35,6 +35,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 MAX_RESIDENT = 256 << 20  # bytes that one decoder may hold
 
 _MODES = {"L": 1, "RGB": 3}
+_SWAPPED = 5  # EXIF orientations from here on swap rows and columns
 _MAX_EXPANSION = 1100  # deflate and Huffman codes yield at most some 1030 bytes for each one stored
 _PILLOW = 7  # bytes a pixel of Pillow's picture and the array made from it
 _COEFFICIENTS = 6  # bytes a pixel that libjpeg holds for a progressive JPEG
@@ -135,7 +136,7 @@ def _read(dataset: Any, window: Window | None) -> UInt8:
 
 def _turn(image: UInt8, orientation: int) -> UInt8:
     """Return a view of `image` as EXIF says it is to be seen."""
-    if orientation >= 5:  # noqa: PLR2004 - EXIF: 5 to 8 swap rows and columns
+    if orientation >= _SWAPPED:
         image = image.swapaxes(0, 1)
     flip_rows = orientation in (3, 4, 7, 8)
     flip_columns = orientation in (2, 3, 6, 7)
@@ -224,9 +225,11 @@ def _probe_pillow(
         mode += " with transparency"
     if mode not in _MODES:
         raise SourceError(_unsupported(path, mode))
+    orientation = orientation if 1 <= orientation <= 8 else 1  # noqa: PLR2004 - EXIF
+    if orientation >= _SWAPPED:
+        height, width = width, height
     shape = (height, width, _MODES[mode])
     _check_size(path, shape, stored[0] if driver != "WEBP" else None)
-    orientation = orientation if 1 <= orientation <= 8 else 1  # noqa: PLR2004 - EXIF
     n_pixels = height * width
     progressive = bool(info.get("progressive"))
     pillow_fits = n_pixels * (_PILLOW + progressive * _COEFFICIENTS) <= MAX_RESIDENT
