@@ -3,10 +3,11 @@
 rasterio reads row bands or windows within bounded memory, whatever the size of the file. A JPEG
 that is small enough is decoded whole by Pillow, whose pixels are those that viewers show (GDAL
 interpolates the colours of subsampled JPEG otherwise). What a decoder must hold whole
-(progressive JPEG, interlaced PNG, WebP, turned pictures) is estimated from the header and refused
-beyond `MAX_RESIDENT`.
+(progressive JPEG, interlaced PNG, WebP, turned pictures, strips and tiles of TIFF) is estimated
+from the header and refused beyond `MAX_RESIDENT`.
 """
 
+import math
 import struct
 import threading
 import warnings
@@ -264,7 +265,7 @@ def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource | TiledTiff:
         bands, dtype = dataset.count, dataset.dtypes[0]
         shape = (dataset.height, dataset.width, bands)
         block = dataset.block_shapes[0]
-        compression = dataset.compression
+        compressed = dataset.compression is not None
         kinds = [kind.name for kind in dataset.colorinterp]
         extras = {
             f"{bands} bands": bands not in _MODES.values(),
@@ -284,16 +285,16 @@ def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource | TiledTiff:
     _check_size(path, shape, stored[0] if _tiles.takes_room(path) else None)
     for what in _tiles.peculiarities(path):
         raise SourceError(_unsupported(path, what))
-    in_order = False
-    if compression is not None and block[0] == shape[0] and block[0] > 1:
-        # One compressed strip: GDAL holds it as stored, and decodes rows from first to last.
-        in_order = block[0] * block[1] * bands > _BAND
-        if in_order and stored[0] > MAX_RESIDENT:
-            raise SourceError(
-                f"{path}: all pixels are in one compressed strip of {stored[0] >> 20} MiB, which "
-                f"must be held in memory (allowed are {MAX_RESIDENT >> 20}); convert it to a tiled "
-                "TIFF."
-            )
+    # One compressed strip: rows are decoded from first to last, and from 2000 rows on GDAL tells
+    # that each is a block.
+    in_order = compressed and _tiles.is_one_strip(path) and math.prod(shape) > _BAND
+    held = math.prod(block) * bands
+    if held > MAX_RESIDENT:
+        raise SourceError(
+            f"{path}: strips or tiles of {block[1]} x {block[0]} pixels must each be held in "
+            f"memory ({held >> 20} MiB, allowed are {MAX_RESIDENT >> 20}); convert it to a TIFF "
+            "of smaller tiles."
+        )
     return _tiles.probe(path, shape, stored) or RasterSource(
         path,
         "GTiff",

@@ -151,6 +151,12 @@ def peculiarities(path: str) -> list[str]:
     return [what for what, present in found.items() if present]
 
 
+def is_one_strip(path: str) -> bool:
+    """Return whether all rows are in one strip, or in one for each band."""
+    with _first_page(path) as page:
+        return not page.is_tiled and page.rowsperstrip >= page.imagelength
+
+
 def takes_room(path: str) -> bool:
     """Return whether all pixels take room in the file, one byte for 1032 at the most.
 
