@@ -14,12 +14,22 @@ if TYPE_CHECKING:
         OutputError,
         SourceError,
     )
-    from dkmeans.images import QuantizeResult, SourceReport, ingest, quantize
+    from dkmeans.images import (
+        ImageInfo,
+        IngestResult,
+        QuantizeResult,
+        SourceReport,
+        info,
+        ingest,
+        quantize,
+    )
 
     __version__: str
 
 __all__ = [
     "DkmeansError",
+    "ImageInfo",
+    "IngestResult",
     "InvalidArgumentError",
     "OutputError",
     "Palette",
@@ -27,18 +37,22 @@ __all__ = [
     "SourceError",
     "SourceReport",
     "__version__",
+    "info",
     "ingest",
     "quantize",
 ]
 
 _HOMES = {
     "DkmeansError": "dkmeans._validation",
+    "ImageInfo": "dkmeans.images",
+    "IngestResult": "dkmeans.images",
     "InvalidArgumentError": "dkmeans._validation",
     "OutputError": "dkmeans._validation",
     "Palette": "dkmeans._palette",
     "QuantizeResult": "dkmeans.images",
     "SourceError": "dkmeans._validation",
     "SourceReport": "dkmeans.images",
+    "info": "dkmeans.images",
     "ingest": "dkmeans.images",
     "quantize": "dkmeans.images",
 }

@@ -141,7 +141,7 @@ def _job_options(command: _Command) -> _Command:
 @click.option("--seed", default=0, show_default=True, metavar="S", help="Of all random draws.")
 @click.option(
     "--n-init",
-    default=8,
+    default=4,
     show_default=True,
     metavar="N",
     help="How many starts to choose the best of. They read nothing again.",

@@ -7,6 +7,7 @@ place. The bytes do not depend on how the windows were dealt out.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +23,7 @@ from dkmeans.images import _png, _store, _tiff
 Labels = npt.NDArray[np.unsignedinteger]
 
 _TARGET_ROWS = 512
+_COPY = 1 << 20  # bytes at a time
 
 
 @dataclass(frozen=True, order=True)
@@ -94,7 +96,7 @@ class ImageFile:
             size = file.tell()
         Path(self.path).parent.mkdir(parents=True, exist_ok=True)
         joined.replace(self.path)
-        for part in {entry.part for entry in entries}:
+        for part in _parts(entries):
             Path(part).unlink()
         return size
 
@@ -204,14 +206,19 @@ def _copy(entries: Sequence[Entry], target: BinaryIO) -> None:
         position += entry.size
         return entry.part, gap
 
-    for (part, _), group in groupby(entries, run):
-        members = list(group)
-        with Path(part).open("rb") as source:
-            source.seek(members[0].start)
+    with ExitStack() as stack:
+        parts = {part: stack.enter_context(Path(part).open("rb")) for part in _parts(entries)}
+        for (part, _), group in groupby(entries, run):
+            members = list(group)
+            parts[part].seek(members[0].start)
             left = members[-1].start + members[-1].size - members[0].start
             while left:
-                data = source.read(min(left, 1 << 20))
+                data = parts[part].read(min(left, _COPY))
                 if not data:
                     raise OSError(f"{part}: shorter than it was written")
                 target.write(data)
                 left -= len(data)
+
+
+def _parts(entries: Sequence[Entry]) -> set[str]:
+    return {entry.part for entry in entries}
