@@ -94,7 +94,7 @@ def quantize(
     init: Literal["k-means++"] | npt.ArrayLike = "k-means++",
     n_init: int = 4,
     max_iter: int = 300,
-    tol: float = 3e-4,
+    tol: float = 1e-4,
     seed: int = 0,
     dither: str = "none",
     compression: Compression = "fast",
