@@ -47,6 +47,7 @@ _ENV = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no side-car files: the pixels are in the file
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",  # a truncated JPEG is an error, not grey pixels
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",  # it takes what is missing of a truncated PNG for pixels
 }
 
 

@@ -82,7 +82,7 @@ class TiledTiff:
             if state(self.path) != self.stored:
                 raise SourceError(f"{self.path}: changed while it was being read; run again.")
             with _first_page(self.path) as page:
-                tiles = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+                tiles = list(zip(page.dataoffsets, page.databytecounts, strict=False))
             with Path(self.path).open("rb", buffering=0) as file:
                 for window in windows:
                     yield self._read(file, tiles, window)
