@@ -51,7 +51,7 @@ class QuantizeResult:
     Attributes
     ----------
     palette
-        The colours written, the most used first, with their shares of the pixels.
+        The colours written, with their shares of the pixels; those of the largest clusters first.
     centers
         (k, bands) float64: the centres before rounding, or None if a palette was given.
     inertia
@@ -339,8 +339,9 @@ def _fit(summary: ColourSummary, n_colors: int, start: Float64 | None, **options
     _, first = np.unique(rounded, axis=0, return_index=True)
     colors = rounded[np.sort(first)]
     totals = summary.assign(colors, exact)
-    used = np.argsort(-totals.weights, kind="stable")[: np.count_nonzero(totals.weights)]
-    rgb = np.broadcast_to(colors[used], (used.size, 3)).astype(np.uint8)
+    # Colours that no pixel got are dropped; the order stays, as it decides who gets a tie.
+    used = totals.weights > 0
+    rgb = np.repeat(colors[used], 3 // summary.bands, axis=1).astype(np.uint8)
     palette = Palette(rgb, shares=totals.weights[used] / summary.weight)
     error = inertia(summary, colors, totals)
     psnr = _psnr(error, summary.weight * summary.bands)
