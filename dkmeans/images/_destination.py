@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -65,20 +65,23 @@ class Destination:
         return _MAX_ZARR_COLORS if self.kind == "zarr" else MAX_COLORS
 
     def _name_files(self, found: Sequence[Found]) -> dict[int, Path]:
-        """Return where each readable source goes, by index; a folder keeps the sources' tree."""
+        """Return where each readable source goes, by index; a folder keeps the sources' tree.
+
+        The suffix is replaced, or kept where names would clash without it.
+        """
         if self._single and self.kind != "folder":
             return {i: self.path for i, f in enumerate(found) if f.source}
         names = {i: PurePosixPath(f.name) for i, f in enumerate(found) if f.source}
         suffix = ".png" if self.kind == "folder" else ""
-        taken = Counter(name.with_suffix(suffix) for name in names.values())
+        short = {i: name.with_suffix(suffix) for i, name in names.items()}
+        taken = _taken(short.values())
         files = {
-            i: name.with_suffix(suffix)
-            if taken[name.with_suffix(suffix)] == 1
-            else name.with_name(name.name + suffix)
+            i: short[i] if taken[short[i]] == 1 else name.with_name(name.name + suffix)
             for i, name in names.items()
         }
-        for file, n in Counter(files.values()).items():
-            if n > 1:
+        taken = _taken(files.values())
+        for file in files.values():
+            if (n := taken[file]) > 1:
                 raise InvalidArgumentError(
                     f"{n} sources would be written to {self.path / file}; name the folder that "
                     "holds them, or run them one by one."
@@ -179,6 +182,11 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written ({reason}).") from error
 
 
+def _taken(files: Collection[PurePosixPath]) -> Counter[PurePosixPath]:
+    """Count how often each path is wanted, as a file or as a folder of files."""
+    return Counter(files) + Counter({folder for file in files for folder in file.parents})
+
+
 def as_path(name: str, path: Any) -> Path:
     """Return the argument `name` as a path.
 
@@ -224,7 +232,9 @@ def refuse_failed(failures: Mapping[int, str], n_sources: int) -> None:
 
 def refuse_overwriting(outputs: Sequence[Path], found: Sequence[Found]) -> None:
     """Raise `OutputError` if a file to be overwritten is one of the images found."""
-    places = {Path(image.path).resolve() for image in found} if outputs else set()
+    if not outputs:
+        return
+    places = {Path(image.path).resolve() for image in found if image.source}
     for path in outputs:
         if path.resolve() in places:
             raise OutputError(f"{path}: is also a source; choose another place.")

@@ -146,7 +146,8 @@ def _expand(path: Path) -> Iterator[Found]:
         for member in members:
             yield from _expand(member)
     else:
-        yield from _probe(path, path.name)
+        known = path.name not in ("", "..")  # "" is the current folder
+        yield from _probe(path, path.name if known else path.resolve().name)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -175,10 +176,20 @@ def _probe(path: Path, name: str) -> Iterator[Found]:
 def _probe_zarr(path: Path, name: str) -> Iterator[Found]:
     for inner, source in _store.probe(path):
         place = path / inner if inner else path
-        if PurePosixPath(inner).is_absolute() or ".." in PurePosixPath(inner).parts:
-            yield _failed(place, inner, "its name leads out of the output folder.")
+        if inner and not _is_inside(inner):
+            yield _failed(place, inner, "its name is that of no file inside an output folder.")
         else:
             yield Found(str(place), inner or name, source, None, math.prod(source.shape))
+
+
+def _is_inside(name: str) -> bool:
+    """Return whether a name that was read somewhere is that of a file in or below a folder."""
+    path = PurePosixPath(name)
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return bool(path.name) and not path.is_absolute() and not {"..", "\0"} & {*path.parts, *name}
 
 
 def _failed(path: Path, name: str, reason: str) -> Found:

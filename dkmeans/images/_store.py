@@ -166,6 +166,7 @@ def _probe_group(path: str, group: Any, listing: Any) -> Iterator[tuple[str, Zar
                 block = (max(1, chunks[0] // image.shape[1]), image.shape[1])
                 fits = image.offset >= 0 and array.shape[1] == image.shape[2]
                 fits &= image.offset + image.shape[0] * image.shape[1] <= array.shape[0]
+            fits &= image.shape[2] in (1, 3)
             if not fits or array.dtype != np.uint8:
                 raise SourceError(f"{path}: its list of images is damaged ({image.name}).")
             yield image.name, ZarrSource(path, image.array, image.shape, block, image.offset)
