@@ -87,7 +87,7 @@ def test_any_layout_gives_the_same_bytes(layouts, expected, tmp_path, name, outp
     assert list(tmp_path.iterdir()) == [tmp_path / output]
 
 
-@pytest.mark.parametrize("name", ["whole.png", "tiles-64.tif", "odd.zarr"])
+@pytest.mark.parametrize("name", ["whole.png", "tiles-64.tif"])
 @pytest.mark.usefixtures("scheduler")
 def test_any_scheduler_gives_the_same_bytes(layouts, expected, tmp_path, name):
     folder, results = expected

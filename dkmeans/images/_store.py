@@ -28,6 +28,10 @@ _ALWAYS_WRITE: Any = {"write_empty_chunks": True}  # comparing each chunk with z
 _MARKERS = ("zarr.json", ".zarray", ".zgroup")
 
 
+# What zarr raises for what it cannot read; its own errors are ValueErrors too.
+_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
+
+
 def _zarr() -> Any:
     """Return the module zarr, which takes as long to import as all the rest together."""
     import zarr  # noqa: PLC0415 - slow
@@ -104,7 +108,7 @@ class ZarrSource:
 def _reading(path: str) -> Iterator[None]:
     try:
         yield
-    except (_zarr().errors.BaseZarrError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except _ERRORS as error:
         raise SourceError(f"{path}: cannot be read as Zarr ({error}).") from error
 
 
@@ -226,7 +230,8 @@ class ArrayWriter:
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        self._array: Any = _zarr().open_array(str(path), path=name, mode="r+", config=_ALWAYS_WRITE)
+        array = _zarr().open_array(str(path), path=name, mode="r+")
+        self._array: Any = array.with_config(_ALWAYS_WRITE)  # `open_array` would not heed it
 
     @property
     def shape(self) -> tuple[int, ...]:
