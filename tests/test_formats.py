@@ -71,7 +71,7 @@ def chunks_of(content):
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 16, 17, 256])
-@pytest.mark.parametrize("size", itertools.product([1, 8, 50], [1, 7, 8, 9, 640]))
+@pytest.mark.parametrize("size", [*itertools.product([1, 8, 50], [1, 7, 8, 9, 640])])
 def test_png_as_others_see_it(tmp_path, monkeypatch, size, n, compression):
     height, width = size
     monkeypatch.setattr(_png, "_BAND", 8 * _png._row_bytes(width, _png.bit_depth(n)))
