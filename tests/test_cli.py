@@ -72,7 +72,7 @@ def test_quantize_defaults(library):
         "palette": None,
         "dither": "none",
         "seed": 0,
-        "n_init": 8,
+        "n_init": 4,
         "compression": "fast",
         "staging": None,
         "overwrite": False,
