@@ -141,10 +141,9 @@ def _job_options(command: _Command) -> _Command:
 @click.option("--seed", default=0, show_default=True, metavar="S", help="Of all random draws.")
 @click.option(
     "--n-init",
-    default=4,
-    show_default=True,
+    type=int,
     metavar="N",
-    help="How many starts to choose the best of. They read nothing again.",
+    help="How many starts to choose the best of; 4 by default, and more for few colours.",
 )
 @click.option(
     "--compression",

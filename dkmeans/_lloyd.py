@@ -16,7 +16,10 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 StopReason = Literal["converged", "tol", "max_iter", "exact"]
 
-_POINTS_PER_CLUSTER = 16  # restarts run at the first depth with this many points a cluster
+# Restarts run at the first depth that has so many points a cluster, and where the points leave out
+# no more than this share of the inertia.
+_POINTS_PER_CLUSTER = 16
+_SPREAD_WITHIN = 0.1
 
 
 class Summary(Protocol):
@@ -42,6 +45,9 @@ class Summary(Protocol):
 
     def n_points_at(self, depth: int) -> int:
         """Count the points at `depth`."""
+
+    def spread_within(self, depth: int) -> float:
+        """Return the sum of squared distances from the exact points to those at `depth`."""
 
     def points(self, depth: int) -> tuple[Float64, Float64]:
         """Return the points at `depth`, (n, d), and their weights."""
@@ -115,17 +121,23 @@ def solve(
     run = partial(_iterate, summary, max_iter=max_iter, tol=scaled_tol)
     if init is not None:
         return run(init, summary.depths[-1])
-    enough = _POINTS_PER_CLUSTER * n_clusters
-    depths = [d for d in summary.depths if summary.n_points_at(d) >= enough]
+    depths = [
+        d for d in summary.depths if summary.n_points_at(d) >= _POINTS_PER_CLUSTER * n_clusters
+    ]
     depths = depths or [summary.depths[-1]]
-    points, weights = summary.points(depths[0])
 
-    def restart(number: int) -> Solution:
+    def restart(depth: int, number: int) -> Solution:
+        points, weights = summary.points(depth)
         rng = np.random.default_rng([seed, number])
-        return run(_seeding.kmeans_plusplus(points, weights, n_clusters, rng), depths[0])
+        return run(_seeding.kmeans_plusplus(points, weights, n_clusters, rng), depth)
 
-    solutions = _passes.in_threads(restart, range(n_init))
-    best = min(solutions, key=lambda solution: solution.inertia)
+    first = restart(depths[0], 0)
+    while summary.spread_within(depths[0]) > _SPREAD_WITHIN * first.inertia:
+        # Clusters are hardly larger than the cubes that are the points here: they are too coarse.
+        depths = depths[1:]
+        first = restart(depths[0], 0)
+    others = _passes.in_threads(partial(restart, depths[0]), range(1, n_init))
+    best = min([first, *others], key=lambda solution: solution.inertia)
     for depth in depths[1:]:
         best = run(best.centers, depth)
     return best

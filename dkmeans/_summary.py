@@ -160,6 +160,13 @@ class ColourSummary:
         """Count the points at `depth`."""
         return self.n_points if depth == octree.COLOURS else len(self._tree.level(depth)[0])
 
+    def spread_within(self, depth: int) -> float:
+        """Return the sum of squared distances of all pixels to their points at `depth`."""
+        if depth == octree.COLOURS:
+            return 0.0
+        weights, sums = self._tree.level(depth)
+        return sum(self.squares) - float((sums.astype(np.float64) ** 2 / weights[:, None]).sum())
+
     def points(self, depth: int) -> tuple[Float64, Float64]:
         """Return the points at `depth`, (n, bands), and their weights, (n,), as float64."""
         if depth == octree.COLOURS:

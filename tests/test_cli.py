@@ -72,7 +72,7 @@ def test_quantize_defaults(library):
         "palette": None,
         "dither": "none",
         "seed": 0,
-        "n_init": 4,
+        "n_init": None,
         "compression": "fast",
         "staging": None,
         "overwrite": False,

@@ -41,6 +41,7 @@ from dkmeans.images._staging import StagedSource
 
 Float64 = npt.NDArray[np.float64]
 
+_MIN_STARTS, _STARTED_COLORS = 4, 512
 _DISK_SHARE = 0.5  # of the free disk may be used for staging
 
 
@@ -92,7 +93,7 @@ def quantize(
     n_colors: int = 256,
     palette: Palette | None = None,
     init: Literal["k-means++"] | npt.ArrayLike = "k-means++",
-    n_init: int = 4,
+    n_init: int | None = None,
     max_iter: int = 300,
     tol: float = 1e-4,
     seed: int = 0,
@@ -131,7 +132,8 @@ def quantize(
     init
         "k-means++" (greedy), or (n_colors, bands) centres to start from.
     n_init
-        How many starts to choose the best of; they cost no pass.
+        How many starts to choose the best of; they cost no pass. By default 4, and more for few
+        colours, when they take less time and matter more: ``512 // n_colors``.
     max_iter, tol
         When to stop, as in scikit-learn's ``KMeans``.
     seed
@@ -175,7 +177,8 @@ def quantize(
     .. [2] D. Arthur and S. Vassilvitskii, "k-means++: The Advantages of Careful Seeding",
        SODA 2007, section 2.2.
     """
-    check_integer("n_init", n_init, 1)
+    if n_init is not None:
+        check_integer("n_init", n_init, 1)
     check_integer("max_iter", max_iter, 1)
     check_number("tol", tol, 0)
     check_integer("seed", seed, 0)
@@ -207,7 +210,13 @@ def quantize(
             summary = ColourSummary(counts)
             del counts  # the summary takes its place in memory, as the labels will the summary's
             fit = _fit(
-                summary, n_colors, start, n_init=n_init, max_iter=max_iter, tol=tol, seed=seed
+                summary,
+                n_colors,
+                start,
+                n_init=n_init or max(_MIN_STARTS, _STARTED_COLORS // n_colors),
+                max_iter=max_iter,
+                tol=tol,
+                seed=seed,
             )
             del summary
             usable = {i: staged.get(i, s) for i, s in usable.items() if i not in failures}
