@@ -8,7 +8,7 @@ run on the scheduler that Dask is configured for, threads by default.
 import copy
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
@@ -57,8 +57,11 @@ class BlockSource(Protocol):
     def read_block(self) -> tuple[int, int]:
         """The height and width of the windows in which it is best read; multiples of `block`."""
 
-    def read(self, windows: Sequence[Window]) -> Iterator[npt.NDArray[Any]]:
-        """Yield the block of each window, in the order given, opening the source once."""
+    def read(self, windows: Sequence[Window]) -> Generator[npt.NDArray[Any], None, None]:
+        """Yield the block of each window, in the order given, opening the source once.
+
+        Whoever stops before the last block closes the generator, in the same thread.
+        """
 
     def fingerprint(self) -> str:
         """Return a text that changes when the data do."""

@@ -1,7 +1,8 @@
 """The last pass: give each pixel the label of its nearest colour, and write the labels."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -105,7 +106,8 @@ class Assign:
         work = _Labelling(piece, self.palette, self.measure, tick)
         first = piece.windows[0]
         part = f"{piece.index}-{first.y}-{first.x}.part"
-        entries = piece.output.write(part, work.blocks())
+        with closing(work.blocks()) as blocks:
+            entries = piece.output.write(part, blocks)
         nbytes = None
         if piece.is_whole:
             nbytes, entries = piece.output.finish(entries), []
@@ -124,20 +126,20 @@ class _Labelling:
         self.uses = np.zeros(len(palette), np.int64) if measure else None
         self.error = 0
 
-    def blocks(self) -> Iterator[tuple[Window, Labels]]:
+    def blocks(self) -> Generator[tuple[Window, Labels], None, None]:
         """Yield each window with its labels, (height, width)."""
         source, windows = self._piece.source, self._piece.windows
         table = label_table(self._colors.tobytes())
         size = source.read_block
-        blocks = source.read([part for window in windows for part in split(window, size)])
-        for window in windows:
-            labels = np.empty((window.height, window.width), table.dtype)
-            for part in split(window, size):
-                y, x = part.y - window.y, part.x - window.x
-                block = next(blocks)
-                self._look_up(block, table, labels[y : y + part.height, x : x + part.width])
-                self._tick(block.nbytes)
-            yield window, labels
+        parts = [part for window in windows for part in split(window, size)]
+        with closing(source.read(parts)) as blocks:
+            for window in windows:
+                labels = np.empty((window.height, window.width), table.dtype)
+                for part in split(window, size):
+                    block = next(blocks)
+                    self._look_up(block, table, labels[part.within(window)])
+                    self._tick(block.nbytes)
+                yield window, labels
 
     def _look_up(self, block: npt.NDArray[np.uint8], table: Labels, labels: Labels) -> None:
         if self.uses is None:

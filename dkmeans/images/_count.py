@@ -1,6 +1,7 @@
 """The first pass: count the colours of all pictures, and keep on disk what decodes slowly."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,16 +46,17 @@ class _Count:
         for piece in partition:
             done = 0
             try:
-                for block in self._blocks(piece):
-                    counts.add(block)
-                    done += 1
-                    tick(block.nbytes)
+                with closing(self._blocks(piece)) as blocks:
+                    for block in blocks:
+                        counts.add(block)
+                        done += 1
+                        tick(block.nbytes)
             except SourceError as error:
                 failures[piece.index] = str(error)
                 broken.append((piece, done))
         return _Counted(counts, failures, tuple(broken))
 
-    def _blocks(self, piece: Piece) -> Iterator[npt.NDArray[np.uint8]]:
+    def _blocks(self, piece: Piece) -> Generator[npt.NDArray[np.uint8], None, None]:
         blocks = piece.source.read(piece.windows)
         return self.staged[piece.index].write(blocks) if piece.index in self.staged else blocks
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,13 +224,14 @@ class _Ingest:
         bands = piece.source.shape[2]
         if piece.offset is not None and packed is not None:
             packed.skip_to(piece.offset)
-        for window, block in zip(piece.windows, piece.source.read(piece.windows), strict=True):
-            pixels = interleaved(block)
-            if piece.offset is not None and packed is not None:
-                packed.append(pixels.reshape(-1, bands))
-            else:
-                writer.write((window.y, window.x, 0), pixels)
-            tick(block.nbytes)
+        with closing(piece.source.read(piece.windows)) as blocks:
+            for window, block in zip(piece.windows, blocks, strict=True):
+                pixels = interleaved(block)
+                if piece.offset is not None and packed is not None:
+                    packed.append(pixels.reshape(-1, bands))
+                else:
+                    writer.write((window.y, window.x, 0), pixels)
+                tick(block.nbytes)
 
 
 def _listing(

@@ -11,7 +11,7 @@ import math
 import struct
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,7 @@ class RasterSource:
         """Return the size and time of change of the file, as probed."""
         return f"{self.stored[0]}-{self.stored[1]}"
 
-    def read(self, windows: Sequence[Window]) -> Iterator[UInt8]:
+    def read(self, windows: Sequence[Window]) -> Generator[UInt8, None, None]:
         """Yield the block of each window, (height, width, bands), opening the file once.
 
         Raises

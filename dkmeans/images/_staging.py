@@ -1,6 +1,7 @@
 """Pixels decoded once and kept on disk until the second pass, where decoding again is slower."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,14 @@ class StagedSource:
         """Return the path: a staged file is written once."""
         return self.path
 
-    def write(self, blocks: Iterable[UInt8]) -> Iterator[UInt8]:
+    def write(self, blocks: Generator[UInt8, None, None]) -> Generator[UInt8, None, None]:
         """Write blocks of full rows, from first to last; yield each again when it is written."""
-        with Path(self.path).open("wb") as file:
+        with closing(blocks), Path(self.path).open("wb") as file:
             for block in blocks:
                 file.write(interleaved(block).data)
                 yield block
 
-    def read(self, windows: Sequence[Window]) -> Iterator[UInt8]:
+    def read(self, windows: Sequence[Window]) -> Generator[UInt8, None, None]:
         """Yield the block of each window, (height, width, bands)."""
         _, width, bands = self.shape
         with Path(self.path).open("rb") as file:

@@ -6,7 +6,7 @@ so that 50,000 photographs are one array and not 50,000. The group's attribute `
 the images; it is written last, and a store without it is not complete.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ class ZarrSource:
             str((folder / m).stat().st_mtime_ns) for m in _MARKERS if (folder / m).exists()
         )
 
-    def read(self, windows: Sequence[Window]) -> Iterator[UInt8]:
+    def read(self, windows: Sequence[Window]) -> Generator[UInt8, None, None]:
         """Yield the block of each window, (height, width, bands), opening the array once.
 
         Raises
