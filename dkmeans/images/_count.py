@@ -88,8 +88,8 @@ def count_colours(
     # Each partition begins with a fresh table of 64 MiB and ends with adding two of them.
     partitions = _passes.partition(pieces, per_worker=2)
     counted = passes.run("count colours", _Count(bands, staged), partitions, _Counted.merge)
-    if not counted.failures:
-        return counted.counts, {}
+    if not counted.failures or len(counted.failures) == len(pieces):
+        return counted.counts, counted.failures
     stopped = {(piece.index, piece.windows[0]): done for piece, done in counted.broken}
     undo = [
         replace(piece, windows=piece.windows[: stopped.get((piece.index, piece.windows[0]))])

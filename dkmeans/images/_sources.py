@@ -151,19 +151,24 @@ def _expand(path: Path) -> Iterator[Found]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
+    """Yield images, stores and, last, folders that cannot be read."""
+    closed: list[Path] = []
+    for root, folders, files in os.walk(folder, onerror=lambda e: closed.append(Path(e.filename))):
         stores = [f for f in folders if _store.is_zarr(Path(root, f))]
         folders[:] = sorted(f for f in folders if f not in stores and not f.startswith("."))
         for name in sorted([*stores, *files]):
             is_image = name in stores or PurePath(name).suffix.lower() in _raster.SUFFIXES
             if is_image and not name.startswith("."):
                 yield Path(root, name)
+    yield from closed
 
 
 def _probe(path: Path, name: str) -> Iterator[Found]:
-    nbytes = path.stat().st_size if path.is_file() else 0
+    nbytes = 0
     try:
+        nbytes = path.stat().st_size if path.is_file() else 0
         if path.is_dir():
+            os.scandir(path).close()  # raises if it must not be read
             yield from _probe_zarr(path, name)
         elif path.exists() and not path.is_file():
             yield _failed(path, name, "not a regular file.")
@@ -171,6 +176,8 @@ def _probe(path: Path, name: str) -> Iterator[Found]:
             yield Found(str(path), name, _raster.probe(path), None, nbytes)
     except SourceError as error:
         yield Found(str(path), name, None, str(error), nbytes)
+    except OSError as error:
+        yield _failed(path, name, f"cannot be read ({error.strerror}).")
 
 
 def _probe_zarr(path: Path, name: str) -> Iterator[Found]:
