@@ -177,15 +177,7 @@ def quantize(
     .. [2] D. Arthur and S. Vassilvitskii, "k-means++: The Advantages of Careful Seeding",
        SODA 2007, section 2.2.
     """
-    if n_init is not None:
-        check_integer("n_init", n_init, 1)
-    check_integer("max_iter", max_iter, 1)
-    check_number("tol", tol, 0)
-    check_integer("seed", seed, 0)
-    check_choice("compression", compression, ("fast", "small"))
-    if check_choice("dither", dither, ("none", "blue-noise")) != "none":
-        raise InvalidArgumentError(f"not yet supported: dither {dither!r}; use 'none'.")
-    sources = _sources.as_list(sources)
+    _check_options(n_init, max_iter, tol, seed, dither, compression)
     found = _sources.find(sources)
     refuse_among(as_path("output", output), sources)
     is_single = _sources.is_single(sources) and len(found) == 1
@@ -238,6 +230,20 @@ def quantize(
     return QuantizeResult(
         **quality, n_passes=passes.n_passes, bytes_read=passes.bytes_read, report=report
     )
+
+
+def _check_options(  # noqa: PLR0917 - private, called once
+    n_init: Any, max_iter: Any, tol: Any, seed: Any, dither: Any, compression: Any
+) -> None:
+    if n_init is not None:
+        check_integer("n_init", n_init, 1)
+    check_integer("max_iter", max_iter, 1)
+    check_number("tol", tol, 0)
+    check_integer("seed", seed, 0)
+    check_choice("compression", compression, ("fast", "small"))
+    if check_choice("dither", dither, ("none", "blue-noise")) != "none":
+        raise InvalidArgumentError(f"not yet supported: dither {dither!r}; use 'none'.")
+    sources = _sources.as_list(sources)
 
 
 def _check_init(init: Any, n_colors: int, bands: int) -> Float64 | None:
