@@ -178,6 +178,7 @@ def quantize(
        SODA 2007, section 2.2.
     """
     _check_options(n_init, max_iter, tol, seed, dither, compression)
+    sources = _sources.as_list(sources)
     found = _sources.find(sources)
     refuse_among(as_path("output", output), sources)
     is_single = _sources.is_single(sources) and len(found) == 1
@@ -243,7 +244,6 @@ def _check_options(  # noqa: PLR0917 - private, called once
     check_choice("compression", compression, ("fast", "small"))
     if check_choice("dither", dither, ("none", "blue-noise")) != "none":
         raise InvalidArgumentError(f"not yet supported: dither {dither!r}; use 'none'.")
-    sources = _sources.as_list(sources)
 
 
 def _check_init(init: Any, n_colors: int, bands: int) -> Float64 | None:
