@@ -567,15 +567,26 @@ def test_where_nothing_must_be_written(open_folder):
     assert files_in(open_folder) == ["a.png"]
 
 
-def test_kernels_compile_where_nothing_can_be_written(monkeypatch):
+def increase(number):
+    return number + 1
+
+
+def test_kernels_compile_where_no_cache_can_be(monkeypatch):
     from numba.core import caching  # noqa: PLC0415 - an inner part, wanted here only
 
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-
-    def increase(number):
-        return number + 1
-
     assert kernels.kernel(increase)(1) == 2
+
+
+def test_kernels_compile_where_the_cache_cannot_be_written_any_more(monkeypatch, open_folder):
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(open_folder))
+    compiled = kernels.kernel(increase)
+    open_folder.chmod(0o555)
+    with as_nobody():
+        assert compiled(1) == 2
+    open_folder.chmod(0o777)
+    assert compiled(1.0) == 2
+    assert list(open_folder.rglob("*.nbc")), "the second signature is kept"
 
 
 # Interrupts
