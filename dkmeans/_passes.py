@@ -3,35 +3,35 @@
 This is the one room that builds Dask graphs. A pass is a few dozen tasks, whatever the number of
 blocks: each task walks over the blocks of one partition. Without a `distributed` client the tasks
 run on the scheduler that Dask is configured for, threads by default.
+
+Most sources are read inside the tasks. Blocks of a Dask array of the user's are computed by Dask
+itself, as inputs of the tasks: so its graph is optimised as a whole, what blocks share is computed
+once, and what the user has persisted is used.
 """
 
-import copy
-import sys
+import itertools
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
-import dask
-import dask.local
-import dask.system
 import dask.threaded
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans import _passes_graphs as graphs
+from dkmeans import _passes_schedulers as schedulers
+from dkmeans._passes_graphs import Task
 from dkmeans._tiling import Window
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-# Dask's names for its own schedulers.
-_IN_ONE_THREAD = ("synchronous", "sync", "single-threaded")
-_IN_THREADS = ("threads", "threading")
-_IN_PROCESSES = ("processes", "multiprocessing")
+P = TypeVar("P", bound="Piece")
 
 _PARTITIONS_PER_WORKER = 4
 _MAX_PARTITION_BYTES = 1 << 29  # keeps what a lost worker costs small
+_MAX_INPUT_BYTES = 1 << 26  # the inputs of a task are in memory all at once
 
 
 class BlockSource(Protocol):
@@ -68,6 +68,22 @@ class BlockSource(Protocol):
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """Blocks that Dask computes.
+
+    Attributes
+    ----------
+    graph
+        A `HighLevelGraph`, optimised for all blocks together.
+    keys
+        Of the blocks, in reading order.
+    """
+
+    graph: Any
+    keys: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class Piece:
     """Some windows of one source, in reading order. `index` tells sources apart."""
 
@@ -89,6 +105,27 @@ class Piece:
     def pixel_bytes(self) -> int:
         """The size of one pixel once decoded."""
         return self.source.shape[-1] * self.source.dtype.itemsize
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the data lie in the memory of this process: sending them would cost too much."""
+        return False
+
+    @property
+    def inputs(self) -> Inputs | None:
+        """What Dask has to compute before the piece can be read, if anything."""
+        return None
+
+    def given(self, blocks: Sequence[Any]) -> Self:
+        """Return the piece as it is sent to a task: holding `blocks`, and not their graph.
+
+        Parameters
+        ----------
+        blocks
+            What the inputs have become, one for each key; none until Dask has computed them.
+        """
+        del blocks
+        return self
 
 
 Partition = tuple[Piece, ...]
@@ -178,8 +215,8 @@ class Passes:
     def run(
         self,
         name: str,
-        work: Callable[[Partition, Ticker], R],
-        partitions: Sequence[Partition],
+        work: Callable[[tuple[P, ...], Ticker], R],
+        partitions: Sequence[tuple[P, ...]],
         merge: Callable[[R, R], R],
     ) -> R:
         """Read all partitions once and merge the results in their order.
@@ -207,15 +244,18 @@ class Passes:
             n_pixels = sum(piece.n_pixels for partition in partitions for piece in partition)
             self._progress.begin(name, sum(sizes), n_pixels)
         ticker = Ticker(self._advance)
-        tasks = [partial(_run_task, work, partition, ticker) for partition in partitions]
-        client = _client()
+        tasks = [_task(work, partition, ticker) for partition in partitions]
+        in_memory = all(piece.in_memory for partition in partitions for piece in partition)
+        client = None if in_memory else schedulers.active_client()
         try:
-            if client is None:
-                result: R = _run_local(tasks, merge)
-                if _scheduler() in _IN_PROCESSES:
-                    self._advance(sum(sizes))
+            if client is not None:
+                result: R = graphs.run_distributed(client, tasks, merge, sizes, self._advance)
+            elif in_memory:
+                result = graphs.run_local(schedulers.in_memory_get(), tasks, merge)
             else:
-                result = _run_distributed(client, tasks, merge, sizes, self._advance)
+                result = graphs.run_local(schedulers.local_get(), tasks, merge)
+                if schedulers.in_processes():
+                    self._advance(sum(sizes))
         finally:
             ticker.cancel()
             if self._progress:
@@ -230,113 +270,43 @@ class Passes:
             self._progress.advance(nbytes)
 
 
-def _run_task(work: Callable[[Partition, Ticker], R], partition: Partition, ticker: Ticker) -> R:
+def _task(work: Callable[[tuple[P, ...], Ticker], R], part: tuple[P, ...], ticker: Ticker) -> Task:
+    inputs = [piece.inputs for piece in part]
+    keys = [() if needed is None else needed.keys for needed in inputs]
+    sent = tuple(piece.given(()) for piece in part)
+    return Task(
+        partial(_run_task, work, sent, ticker, [len(of_piece) for of_piece in keys]),
+        list(itertools.chain.from_iterable(keys)),
+        [needed.graph for needed in inputs if needed is not None],
+    )
+
+
+def _run_task(
+    work: Callable[[tuple[P, ...], Ticker], R],
+    partition: tuple[P, ...],
+    ticker: Ticker,
+    counts: Sequence[int],
+    blocks: Sequence[Any],
+) -> R:
+    """Do the work on a partition, once each of its pieces has its share of the blocks."""
+    rest = iter(blocks)
+    partition = tuple(
+        piece.given(list(itertools.islice(rest, count)))
+        for piece, count in zip(partition, counts, strict=True)
+    )
     with ticker:
         return work(partition, ticker)
 
 
-def _tree(submit: Callable[..., Any], merge: Callable[[R, R], R], parts: list[Any]) -> Any:
-    """Merge neighbours until one is left."""
-    while len(parts) > 1:
-        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
-        parts = [submit(merge, *pair) if len(pair) > 1 else pair[0] for pair in pairs]
-    return parts[0]
-
-
-def _run_local(tasks: Sequence[Callable[[], R]], merge: Callable[[R, R], R]) -> R:
-    graph: dict[str, Any] = {}
-
-    def submit(function: Callable[..., Any], *args: str) -> str:
-        key = f"task-{len(graph)}"
-        graph[key] = (function, *args)
-        return key
-
-    last = _tree(submit, merge, [submit(task) for task in tasks])
-    result: R = _local_get()(graph, last)
-    return result
-
-
-def _local_get() -> Callable[..., Any]:
-    """Return the function that runs a graph on the local scheduler that was asked for.
-
-    Dask's own way to find it imports `distributed` and much else, which takes a second.
-    """
-    name = _scheduler()
-    get: Callable[..., Any] = dask.threaded.get
-    if name in _IN_ONE_THREAD:
-        get = dask.local.get_sync
-    elif name in _IN_PROCESSES:
-        from dask import multiprocessing  # noqa: PLC0415 - seldom needed
-
-        get = multiprocessing.get
-    elif name is None and dask.config.get("scheduler", None) is not None:
-        get = dask.base.get_scheduler()  # a function or an executor of the user's
-    return get
-
-
-def _merge_purely(merge: Callable[[R, R], R], a: R, b: R) -> R:
-    """Leave `a` as it is: a cluster may run a merge again."""
-    return merge(copy.deepcopy(a), b)
-
-
-def _run_distributed(
-    client: Any,
-    tasks: Sequence[Callable[[], R]],
-    merge: Callable[[R, R], R],
-    sizes: list[int],
-    advance: Callable[[int], None],
-) -> R:
-    from distributed import as_completed  # noqa: PLC0415 - slow to import; here it is loaded already
-
-    futures: list[Any] = []
-
-    def submit(function: Callable[..., Any], *args: Any) -> Any:
-        futures.append(client.submit(function, *args, pure=False, retries=2))
-        return futures[-1]
-
-    try:
-        parts = [submit(task) for task in tasks]
-        merged = _tree(submit, partial(_merge_purely, merge), list(parts))
-        nbytes = dict(zip((part.key for part in parts), sizes, strict=True))
-        for part in as_completed(parts):
-            if part.status != "finished":
-                break  # the merged result has the error too, and raises it
-            advance(nbytes[part.key])
-        result: R = merged.result()
-    except BaseException:
-        client.cancel(futures)
-        raise
-    return result
-
-
-def _scheduler() -> str | None:
-    """Return the name of the Dask scheduler that was asked for, if any."""
-    name = dask.config.get("scheduler", None)
-    return name.lower() if isinstance(name, str) else None
-
-
-def _client() -> Any | None:
-    """Return the active `distributed` client, unless another scheduler was asked for."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None or _scheduler() in (*_IN_THREADS, *_IN_PROCESSES, *_IN_ONE_THREAD):
-        return None
-    try:
-        return distributed.get_client()
-    except ValueError:
-        return None
-
-
 def n_workers() -> int:
     """Return how many tasks the active scheduler runs at once."""
-    client = _client()
+    client = schedulers.active_client()
     if client is not None:
         return max(1, int(sum(client.nthreads().values())))
-    if _scheduler() in _IN_ONE_THREAD:
-        return 1
-    return int(dask.config.get("num_workers", None) or dask.system.CPU_COUNT)
+    return schedulers.n_local_workers()
 
 
-def partition(pieces: Sequence[Piece], per_worker: int = _PARTITIONS_PER_WORKER) -> list[Partition]:
+def partition(pieces: Sequence[P], per_worker: int = _PARTITIONS_PER_WORKER) -> list[tuple[P, ...]]:
     """Deal pieces out into partitions of about equal size.
 
     The order of windows is kept. A source that is read in order stays in one partition.
@@ -349,12 +319,8 @@ def partition(pieces: Sequence[Piece], per_worker: int = _PARTITIONS_PER_WORKER)
         About how many partitions for each worker: more even out the load, fewer cost less where
         each begins and ends with much work. A cluster gets more of them for large data.
     """
-    total = sum(piece.nbytes for piece in pieces)
-    n = n_workers() * per_worker
-    if _client() is not None:
-        n = max(n, -(-total // _MAX_PARTITION_BYTES))
-    target = total / n
-    partitions: list[list[Piece]] = [[]]
+    target = _partition_bytes(pieces, per_worker)
+    partitions: list[list[P]] = [[]]
     room = target
     for piece in pieces:
         for part in [piece] if piece.source.in_order else _split(piece, target):
@@ -366,11 +332,23 @@ def partition(pieces: Sequence[Piece], per_worker: int = _PARTITIONS_PER_WORKER)
     return [tuple(p) for p in partitions if p]
 
 
-def _split(piece: Piece, target: float) -> Iterator[Piece]:
+def _partition_bytes(pieces: Sequence[Piece], per_worker: int) -> float:
+    total = sum(piece.nbytes for piece in pieces)
+    if all(piece.in_memory for piece in pieces):
+        return total / (schedulers.n_local_workers() * per_worker)
+    target = total / (n_workers() * per_worker)
+    if schedulers.active_client() is not None:
+        target = min(target, _MAX_PARTITION_BYTES)
+    if any(piece.inputs for piece in pieces):
+        target = min(target, _MAX_INPUT_BYTES)
+    return target
+
+
+def _split(piece: P, target: float) -> Iterator[P]:
     """Cut a piece into pieces of about `target` bytes, at least one window each."""
     start, size = 0, 0
     for stop, window in enumerate(piece.windows, 1):
-        size += window.height * window.width * piece.pixel_bytes
+        size += window.n_pixels * piece.pixel_bytes
         if size >= target or stop == len(piece.windows):
             yield replace(piece, windows=piece.windows[start:stop])
             start, size = stop, 0
@@ -378,7 +356,7 @@ def _split(piece: Piece, target: float) -> Iterator[Piece]:
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Map `function` over `items` in the threads of this process, for work in memory."""
-    if len(items) == 1 or _scheduler() in _IN_ONE_THREAD:
+    if len(items) <= 1 or schedulers.in_one_thread():
         return [function(item) for item in items]
     graph = {f"item-{i}": (partial(function, item),) for i, item in enumerate(items)}
     return list(dask.threaded.get(graph, list(graph)))

@@ -1,0 +1,97 @@
+"""Which Dask scheduler a pass runs on: the one that was asked for, wherever it was asked for."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import dask
+import dask.local
+import dask.system
+import dask.threaded
+
+# Dask's names for its own schedulers.
+_IN_ONE_THREAD = ("synchronous", "sync", "single-threaded")
+_IN_THREADS = ("threads", "threading")
+_IN_PROCESSES = ("processes", "multiprocessing")
+
+
+def _name() -> str | None:
+    """Return the name of the Dask scheduler that was asked for, if any."""
+    name = dask.config.get("scheduler", None)
+    return name.lower() if isinstance(name, str) else None
+
+
+def _in_a_task() -> bool:
+    """Return whether this thread runs a task of a `distributed` worker.
+
+    Such a task holds a thread of the cluster while it lasts: if it waited for other tasks, as many
+    of its kind as there are threads would wait for ever. So it does all the work by itself.
+    """
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return False
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def in_one_thread() -> bool:
+    """Return whether the work of this process is to stay in the thread that asks for it."""
+    return _name() in _IN_ONE_THREAD or (_name() not in _IN_THREADS and _in_a_task())
+
+
+def in_processes() -> bool:
+    """Return whether the work is to be done by processes that Dask starts for it."""
+    return _name() in _IN_PROCESSES
+
+
+def active_client() -> Any | None:
+    """Return the active `distributed` client, unless another scheduler was asked for.
+
+    None inside a task, too.
+    """
+    distributed = sys.modules.get("distributed")
+    if distributed is None or _name() in (*_IN_THREADS, *_IN_PROCESSES, *_IN_ONE_THREAD):
+        return None
+    if _in_a_task():
+        return None
+    try:
+        return distributed.get_client()
+    except ValueError:
+        return None
+
+
+def n_local_workers() -> int:
+    """Return how many tasks the scheduler of this machine runs at once."""
+    if in_one_thread():
+        return 1
+    return int(dask.config.get("num_workers", None) or dask.system.CPU_COUNT)
+
+
+def in_memory_get() -> Callable[..., Any]:
+    """Return the function that runs a graph in this process."""
+    get: Callable[..., Any] = dask.local.get_sync if in_one_thread() else dask.threaded.get
+    return get
+
+
+def local_get() -> Callable[..., Any]:
+    """Return the function that runs a graph on the local scheduler that was asked for.
+
+    Dask's own way to find it imports `distributed` and much else, which takes a second.
+    """
+    get = in_memory_get()
+    if in_processes():
+        from dask import multiprocessing  # noqa: PLC0415 - seldom needed
+
+        get = multiprocessing.get
+    elif _name() is None and dask.config.get("scheduler", None) is not None:
+        get = dask.base.get_scheduler()  # a function or an executor of the user's
+    return get
+
+
+def compute(*collections: Any) -> tuple[Any, ...]:
+    """Compute Dask collections together, on the scheduler that a pass would run on."""
+    scheduler = "synchronous" if in_one_thread() else None
+    return tuple(dask.compute(*collections, scheduler=scheduler))
