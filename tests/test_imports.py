@@ -20,6 +20,7 @@ FLOORS = (
     ("_validation",),
     ("_kernels", "_tiling", "_palette"),
     ("_passes",),
+    ("_tables",),
     ("_summary", "_seeding"),
     ("_lloyd",),
     ("images",),
@@ -104,15 +105,17 @@ def test_each_library_has_one_room(module):
         assert here & HOMES.get(library, here), f"{module} names {library}"
 
 
-@pytest.mark.parametrize("library", ["rasterio", "zarr"])
-def test_each_format_library_has_one_module(library):
+@pytest.mark.parametrize(
+    ("library", "wings"), [("rasterio", {"images"}), ("zarr", {"images", "_tables"})]
+)
+def test_each_format_library_has_one_module_in_a_wing(library, wings):
     users = [
-        name
+        room(name)[0]
         for name, tree in modules().items()
         if library in {imported.split(".")[0] for imported in imports(tree)}
     ]
-    assert len(users) <= 1
-    assert all(name.startswith("images.") for name in users)
+    assert len(users) == len(set(users))
+    assert set(users) <= wings
 
 
 @pytest.mark.parametrize("module", modules())

@@ -1,0 +1,163 @@
+"""Zarr arrays as tables: read by region, opened again in each task."""
+
+import math
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dkmeans._tables_blocks import Region, RowSource
+from dkmeans._validation import SourceError
+
+_REGION_BYTES = 1 << 23  # a good size to read: fills a request, and fits the allocator's cache
+
+# What zarr raises for what it cannot read; its own errors are ValueErrors too.
+_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except _ERRORS as error:
+        raise SourceError(f"{name}: cannot be read as a Zarr array ({error}).") from error
+
+
+def open_array(path: str) -> Any:
+    """Open the Zarr array that a path or URL names.
+
+    Raises
+    ------
+    SourceError
+        If there is none, or it cannot be read.
+    """
+    import zarr  # noqa: PLC0415 - slow
+
+    with _reading(path):
+        return zarr.open_array(path, mode="r")
+
+
+@dataclass(frozen=True, eq=False)
+class ZarrSource(RowSource):
+    """An array in Zarr. Pickles small where it lies in a folder, else as its store does.
+
+    Attributes
+    ----------
+    store
+        The folder, or the Zarr array itself where it lies elsewhere.
+    path
+        Of the array in the folder.
+    shape, stored, dtype
+        The shape; the dtype as stored, and of the blocks that passes see.
+    """
+
+    store: Any
+    path: str
+    shape: tuple[int, ...]
+    stored: np.dtype[Any]
+    dtype: np.dtype[Any]
+    in_memory: bool = False
+
+    @classmethod
+    def of(cls, array: Any, dtype: np.dtype[Any]) -> "ZarrSource":
+        """Return the source for a Zarr array."""
+        import zarr  # noqa: PLC0415 - slow
+
+        store, path = array, ""
+        if isinstance(array.store, zarr.storage.LocalStore):
+            # Workers may have started in another folder.
+            store, path = str(Path(array.store.root).absolute()), array.path
+        in_memory = isinstance(array.store, zarr.storage.MemoryStore)
+        return cls(store, path, array.shape, array.dtype, dtype, in_memory)
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        return f"{self.store}/{self.path}".rstrip("/") if self.path else str(self.store)
+
+    def open(self) -> Any:
+        """Return the Zarr array, opened if need be."""
+        if not isinstance(self.store, str):
+            return self.store
+        import zarr  # noqa: PLC0415 - slow
+
+        with _reading(self.name):
+            return zarr.open_array(self.store, path=self.path, mode="r")
+
+    def read(self, windows: Sequence[Region]) -> Generator[tuple[Any, Any | None], None, None]:
+        """Yield the array of each region, opening the whole once.
+
+        Raises
+        ------
+        SourceError
+            If the array is gone or a chunk cannot be decoded.
+        """
+        array = self.open()
+        for window in windows:
+            with _reading(self.name):
+                values = np.asarray(array[window.slices])
+            yield values, None
+
+
+class StoredArray:
+    """A `ZarrSource` as an array for Dask: it has a shape and a dtype, and is read by index."""
+
+    def __init__(self, source: ZarrSource) -> None:
+        self.source = source
+        self.shape = source.shape
+        self.dtype = source.stored
+        self.ndim = len(source.shape)
+
+    def __getitem__(self, index: Any) -> Any:
+        array = self.source.open()
+        with _reading(self.source.name):
+            return np.asarray(array[index])
+
+
+def steps(
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None,
+    itemsize: int,
+    target: int = _REGION_BYTES,
+) -> tuple[int, ...]:
+    """Choose the extents of the regions to read, along the leading axes.
+
+    Small chunks are grouped along the first axis, up to about `target` bytes; a large one is a
+    region of its own. No region has less than a chunk, nor parts of several shards unless it has
+    them whole.
+
+    Parameters
+    ----------
+    shape, chunks, shards
+        Of the array, features last.
+    itemsize
+        Bytes of a number as stored.
+    target
+        Bytes of a region.
+
+    Examples
+    --------
+    >>> steps((1000, 8), (10, 8), None, 4, target=1000)
+    (30,)
+    >>> steps((1000, 8), (10, 8), (60, 8), 4, target=1000), steps((90, 1), (9, 1), (18, 1), 1, 50)
+    ((30,), (36,))
+    """
+    extents, unit = shape[:-1], chunks[:-1]
+    row_bytes = max(1, shape[-1] * itemsize)
+    most = None
+    if shards is not None:
+        whole = _n_rows(extents, shards) * row_bytes <= target
+        most = None if whole else shards[0] // chunks[0]
+        unit = shards[:-1] if whole else unit
+    group = max(1, target // (_n_rows(extents, unit) * row_bytes))
+    if most is not None:
+        group = max(n for n in range(1, most + 1) if most % n == 0 and n <= group)
+    return (unit[0] * group, *unit[1:])
+
+
+def _n_rows(extents: tuple[int, ...], unit: tuple[int, ...]) -> int:
+    return max(1, math.prod(min(a, b) for a, b in zip(extents, unit, strict=False)))
