@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dkmeans._estimators import KMeans
+    from dkmeans._estimators_functions import k_means, kmeans_plusplus, load
+    from dkmeans._estimators_minibatch import MiniBatchKMeans
     from dkmeans._palette import Palette
     from dkmeans._validation import (
         DkmeansError,
@@ -31,6 +34,8 @@ __all__ = [
     "ImageInfo",
     "IngestResult",
     "InvalidArgumentError",
+    "KMeans",
+    "MiniBatchKMeans",
     "OutputError",
     "Palette",
     "QuantizeResult",
@@ -39,6 +44,9 @@ __all__ = [
     "__version__",
     "info",
     "ingest",
+    "k_means",
+    "kmeans_plusplus",
+    "load",
     "quantize",
 ]
 
@@ -47,6 +55,8 @@ _HOMES = {
     "ImageInfo": "dkmeans.images",
     "IngestResult": "dkmeans.images",
     "InvalidArgumentError": "dkmeans._validation",
+    "KMeans": "dkmeans._estimators",
+    "MiniBatchKMeans": "dkmeans._estimators_minibatch",
     "OutputError": "dkmeans._validation",
     "Palette": "dkmeans._palette",
     "QuantizeResult": "dkmeans.images",
@@ -54,6 +64,9 @@ _HOMES = {
     "SourceReport": "dkmeans.images",
     "info": "dkmeans.images",
     "ingest": "dkmeans.images",
+    "k_means": "dkmeans._estimators_functions",
+    "kmeans_plusplus": "dkmeans._estimators_functions",
+    "load": "dkmeans._estimators_functions",
     "quantize": "dkmeans.images",
 }
 

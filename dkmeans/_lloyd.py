@@ -1,20 +1,18 @@
 """Lloyd's algorithm on a summary: restarts, stop rules, empty clusters."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _passes, _seeding
-from dkmeans._summary import Totals
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
-StopReason = Literal["converged", "tol", "max_iter", "exact"]
+StopReason = Literal["converged", "tol", "max_iter", "exact", "stopped"]
 
 # Restarts run at the first depth that has so many points a cluster, and where the points leave out
 # no more than this share of the inertia.
@@ -22,26 +20,44 @@ _POINTS_PER_CLUSTER = 16
 _SPREAD_WITHIN = 0.1
 
 
-class Summary(Protocol):
-    """Weighted points with integer totals, at depths from coarse to exact."""
+class Totals(Protocol):
+    """What an assignment yields. All of it is the same for any order of the points."""
+
+    @property
+    def weights(self) -> npt.NDArray[Any]:
+        """The weight of each cluster, (k,)."""
+
+    def copy(self) -> Self:
+        """Return a copy."""
+
+    def move(self, point: Self, owner: int, cluster: int) -> None:
+        """Make a point, of one cluster `owner`, the only one of an empty `cluster`."""
+
+    def means(self, previous: Float64) -> Float64:
+        """Return the mean of each cluster, (k, d); empty ones keep `previous`."""
+
+
+T = TypeVar("T", bound=Totals)
+
+# Takes points, (n, d), their weights, how many centres to choose, and the source of draws.
+Seeding = Callable[[Float64, Float64, int, np.random.Generator], Float64]
+
+# Takes the number of iterations so far and the centres; returns whether to stop here.
+Watch = Callable[[int, Float64], bool]
+
+
+class Summary(Protocol[T]):
+    """Weighted points, at depths from coarse to exact."""
 
     depths: tuple[int, ...]
 
     @property
     def n_points(self) -> int:
-        """Distinct points at the last depth."""
+        """Points at the last depth."""
 
     @property
-    def squares(self) -> tuple[int, ...]:
-        """For each feature, the weighted sum of squares."""
-
-    @property
-    def total(self) -> tuple[int, ...]:
-        """For each feature, the weighted sum."""
-
-    @property
-    def weight(self) -> int:
-        """The sum of all weights."""
+    def mean_variance(self) -> float:
+        """The variance of the features, averaged over features."""
 
     def n_points_at(self, depth: int) -> int:
         """Count the points at `depth`."""
@@ -52,11 +68,14 @@ class Summary(Protocol):
     def points(self, depth: int) -> tuple[Float64, Float64]:
         """Return the points at `depth`, (n, d), and their weights."""
 
-    def assign(self, centers: Float64, depth: int) -> Totals:
+    def assign(self, centers: Float64, depth: int) -> T:
         """Add each point to its nearest centre."""
 
-    def farthest(self, centers: Float64, n: int, depth: int) -> Iterator[tuple[int, Totals]]:
-        """Yield the points farthest from their centres."""
+    def inertia(self, centers: Float64, totals: T, depth: int) -> float:
+        """Return the weighted sum of squared distances behind the totals of `assign`."""
+
+    def farthest(self, centers: Float64, n: int, depth: int) -> Iterator[tuple[int, T]]:
+        """Yield the points farthest from their centres, each with its cluster."""
 
 
 @dataclass(frozen=True)
@@ -68,37 +87,39 @@ class Solution:
     centers
         (k, d) float64.
     weights
-        (k,) int64: the weight of the points nearest to each centre.
+        (k,): the weight of the points nearest to each centre.
     inertia
         The weighted sum of squared distances of the points to their nearest centre, computed in
         integers and rounded once.
     n_iter
         Iterations over the exact points.
     stop_reason
-        "converged" (no centre moved), "tol" or "max_iter".
+        "converged" (no centre moved), "tol", "max_iter", or "stopped" by whoever watched.
     """
 
     centers: Float64
-    weights: Int64
+    weights: npt.NDArray[Any]
     inertia: float
     n_iter: int
     stop_reason: StopReason
 
 
 def solve(
-    summary: Summary,
+    summary: Summary[Any],
     n_clusters: int,
     *,
     init: Float64 | None = None,
+    seeding: Seeding = _seeding.kmeans_plusplus,
     n_init: int = 1,
     max_iter: int = 300,
     tol: float = 1e-4,
     seed: int = 0,
+    watch: Watch | None = None,
 ) -> Solution:
     """Find the centres that minimise the inertia over the points of a summary.
 
-    Without `init`, `n_init` runs start from greedy k-means++ on the coarsest points that are
-    enough, the best of them goes on at each finer depth, and last on the exact points. Every run
+    Without `init`, `n_init` runs start from centres that `seeding` chooses among the coarsest
+    points that are enough, the best of them goes on at each finer depth, and last on the exact points. Every run
     and its draws depend on `seed` and the points alone.
 
     Parameters
@@ -109,6 +130,8 @@ def solve(
         The number of centres.
     init
         (n_clusters, d) centres to start from, on the exact points.
+    seeding
+        Chooses the centres to start from; greedy k-means++ by default.
     n_init
         How many runs to choose from.
     max_iter, tol
@@ -116,9 +139,11 @@ def solve(
         movement of all centres is at most `tol` times the mean variance of the features.
     seed
         Not negative.
+    watch
+        Called after each iteration at the last depth; the run ends if it returns True.
     """
-    scaled_tol = tol * _mean_variance(summary)
-    run = partial(_iterate, summary, max_iter=max_iter, tol=scaled_tol)
+    scaled_tol = tol * summary.mean_variance
+    run = partial(_iterate, summary, max_iter=max_iter, tol=scaled_tol, watch=watch)
     if init is not None:
         return run(init, summary.depths[-1])
     depths = [
@@ -129,7 +154,7 @@ def solve(
     def restart(depth: int, number: int) -> Solution:
         points, weights = summary.points(depth)
         rng = np.random.default_rng([seed, number])
-        return run(_seeding.kmeans_plusplus(points, weights, n_clusters, rng), depth)
+        return run(seeding(points, weights, n_clusters, rng), depth)
 
     first = restart(depths[0], 0)
     while summary.spread_within(depths[0]) > _SPREAD_WITHIN * first.inertia:
@@ -143,62 +168,42 @@ def solve(
     return best
 
 
-def inertia(summary: Summary, centers: Float64, totals: Totals) -> float:
-    """Return the sum of squared distances behind `totals`, exact but for one rounding.
-
-    For points x with weights w in the cluster of centre c, the sum of w |x - c|^2 is the sum of
-    w |x|^2 less 2 c . (sum of w x) plus |c|^2 (sum of w): all integers but c, and fractions hold
-    c without rounding. Nothing cancels, however large the data.
-    """
-    result = Fraction(sum(summary.squares))
-    for center, weight, sums in zip(
-        centers.tolist(), totals.weights.tolist(), totals.sums.tolist(), strict=True
-    ):
-        for value, total in zip(center, sums, strict=True):
-            exact = Fraction(value)
-            result += exact * (exact * weight - 2 * total)
-    return float(result)
-
-
-def _mean_variance(summary: Summary) -> float:
-    """Return the variance of the features over all weighted points, averaged over features."""
-    weight = summary.weight
-    variances = [
-        Fraction(weight * squares - total * total, weight * weight)
-        for squares, total in zip(summary.squares, summary.total, strict=True)
-    ]
-    return float(sum(variances) / len(variances))
-
-
 def _iterate(
-    summary: Summary, centers: Float64, depth: int, *, max_iter: int, tol: float
+    summary: Summary[Any],
+    centers: Float64,
+    depth: int,
+    *,
+    max_iter: int,
+    tol: float,
+    watch: Watch | None,
 ) -> Solution:
     """Run Lloyd's algorithm at one depth; the last step only assigns, so all results agree."""
     reason: StopReason = "max_iter"
     n_iter = 0
-    for n_iter in range(1, max_iter + 1):  # noqa: B007 - it is returned
+    for n_iter in range(1, max_iter + 1):
         totals = summary.assign(centers, depth)
         previous, centers = centers, _means(summary, centers, totals, depth)
         shift = float(((centers - previous) ** 2).sum())
+        is_last = depth == summary.depths[-1]
+        stop = watch is not None and is_last and watch(n_iter, centers)
         if shift <= tol:
             reason = "converged" if shift == 0 else "tol"
             break
+        if stop:
+            reason = "stopped"
+            break
     if reason != "converged":
         totals = summary.assign(centers, depth)
-    return Solution(centers, totals.weights, inertia(summary, centers, totals), n_iter, reason)
+    inertia = summary.inertia(centers, totals, depth)
+    return Solution(centers, totals.weights, inertia, n_iter, reason)
 
 
-def _means(summary: Summary, centers: Float64, totals: Totals, depth: int) -> Float64:
+def _means(summary: Summary[T], centers: Float64, totals: T, depth: int) -> Float64:
     """Return the mean of each cluster; empty ones take the farthest points, as in scikit-learn."""
-    weights, sums = totals.weights.copy(), totals.sums.copy()
-    empty = np.flatnonzero(weights == 0)
+    empty = np.flatnonzero(totals.weights == 0)
     if empty.size:
+        totals = totals.copy()
         far = summary.farthest(centers, empty.size, depth)
         for cluster, (owner, point) in zip(empty, far, strict=False):
-            weights[cluster], sums[cluster] = point.weights, point.sums
-            weights[owner] -= point.weights
-            sums[owner] -= point.sums
-    means = centers.copy()  # a cluster that stays empty keeps its centre
-    full = weights > 0
-    means[full] = sums[full] / weights[full, None]
-    return means
+            totals.move(point, owner, int(cluster))
+    return totals.means(centers)

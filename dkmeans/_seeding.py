@@ -33,7 +33,18 @@ def kmeans_plusplus(
     ndarray
         (n_clusters, d) float64, rows of `points`.
     """
-    n_trials = 2 + int(np.log(n_clusters))
+    return points[choose(points, weights, n_clusters, rng)]
+
+
+def choose(
+    points: Float64,
+    weights: Float64,
+    n_clusters: int,
+    rng: np.random.Generator,
+    n_trials: int | None = None,
+) -> Int64:
+    """Return the indices of the points that `kmeans_plusplus` chooses, from `n_trials` each."""
+    n_trials = n_trials or 2 + int(np.log(n_clusters))
     n = -(-len(points) // kernels.LANES) * kernels.LANES
     features, weights = (
         np.zeros((points.shape[1], n)),
@@ -49,7 +60,16 @@ def kmeans_plusplus(
         kernels.potentials(features, weights, closest, candidates, totals)
         chosen.append(candidates[np.argmin(totals)])
         kernels.add_center(features, chosen[-1], closest)
-    return points[chosen]
+    return np.array(chosen)
+
+
+def random(points: Float64, weights: Float64, n_clusters: int, rng: np.random.Generator) -> Float64:
+    """Choose points at random, none twice, with chances in proportion to their weights.
+
+    The parameters and the result are those of `kmeans_plusplus`.
+    """
+    shares = weights / weights.sum()
+    return points[rng.choice(len(points), n_clusters, replace=False, p=shares)]
 
 
 def _draw(cumulative: Float64, size: int, rng: np.random.Generator) -> Int64:

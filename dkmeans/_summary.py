@@ -7,6 +7,7 @@ k-means on the counted colours is k-means on every pixel.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -111,6 +112,24 @@ class Totals:
     weights: Int64
     sums: Int64
 
+    def copy(self) -> "Totals":
+        """Return a copy."""
+        return Totals(self.weights.copy(), self.sums.copy())
+
+    def move(self, point: "Totals", owner: int, cluster: int) -> None:
+        """Make a point, of one cluster `owner`, the only one of an empty `cluster`."""
+        self.weights[owner] -= point.weights[0]
+        self.weights[cluster] = point.weights[0]
+        self.sums[owner] -= point.sums[0]
+        self.sums[cluster] = point.sums[0]
+
+    def means(self, previous: Float64) -> Float64:
+        """Return the mean of each cluster, (k, d) float64; empty ones keep `previous`."""
+        means = previous.copy()
+        full = self.weights > 0
+        means[full] = self.sums[full] / self.weights[full, None]
+        return means
+
 
 class ColourSummary:
     """Counted colours as the points of k-means, with an octree over them.
@@ -149,6 +168,31 @@ class ColourSummary:
         """The sum over all pixels, for each band, exact."""
         _, sums = self._tree.level(octree.TOP)
         return tuple(int(s) for s in sums.sum(axis=0)[: self.bands])
+
+    @cached_property
+    def mean_variance(self) -> float:
+        """The variance of the bands over all pixels, averaged over bands."""
+        variances = [
+            Fraction(self.weight * squares - total * total, self.weight * self.weight)
+            for squares, total in zip(self.squares, self.total, strict=True)
+        ]
+        return float(sum(variances) / len(variances))
+
+    def inertia(self, centers: Float64, totals: Totals, depth: int = octree.COLOURS) -> float:  # noqa: ARG002 - exact at any depth
+        """Return the sum of squared distances behind `totals`, exact but for one rounding.
+
+        For points x with weights w in the cluster of centre c, the sum of w |x - c|^2 is the sum
+        of w |x|^2 less 2 c . (sum of w x) plus |c|^2 (sum of w): all integers but c, and fractions
+        hold c without rounding. Nothing cancels, however large the data.
+        """
+        result = Fraction(sum(self.squares))
+        for center, weight, sums in zip(
+            centers.tolist(), totals.weights.tolist(), totals.sums.tolist(), strict=True
+        ):
+            for value, total in zip(center, sums, strict=True):
+                exact = Fraction(value)
+                result += exact * (exact * weight - 2 * total)
+        return float(result)
 
     def colours(self) -> UInt8:
         """Return the distinct colours, (n, bands) uint8, in the order of `codes`."""
@@ -210,8 +254,9 @@ class ColourSummary:
         for i in np.argsort(-distances, kind="stable")[:n]:
             if distances[i] == 0:
                 return
-            weight = np.asarray(weights[i], np.int64)
-            yield labels[i], Totals(weight, np.rint(points[i] * weights[i]).astype(np.int64))
+            weight = weights[i : i + 1].astype(np.int64)
+            sums = np.rint(points[i : i + 1] * weights[i]).astype(np.int64)
+            yield labels[i], Totals(weight, sums)
 
 
 class _Octree:

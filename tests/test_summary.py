@@ -234,9 +234,9 @@ def test_farthest_points_come_first(summary, depth):
     far = np.argsort(-distances.min(axis=1), kind="stable")[:7]
     found = list(summary.farthest(centers, 7, depth))
     assert [label for label, _ in found] == distances.argmin(axis=1)[far].tolist()
-    assert [int(point.weights) for _, point in found] == weights[far].tolist()
+    assert [point.weights.item() for _, point in found] == weights[far].tolist()
     for (_, point), i in zip(found, far, strict=True):
-        np.testing.assert_array_equal(point.sums, np.rint(points[i] * weights[i]))
+        np.testing.assert_array_equal(point.sums[0], np.rint(points[i] * weights[i]))
 
 
 def test_farthest_leaves_out_points_at_distance_zero():
@@ -244,5 +244,5 @@ def test_farthest_leaves_out_points_at_distance_zero():
     summary = ColourSummary(counted([image], 3))
     found = list(summary.farthest(np.array([[10.0, 20, 30]]), 2, 8))
     assert len(found) == 1
-    assert found[0][1].weights == 2
-    assert found[0][1].sums.tolist() == [80, 100, 120]
+    assert found[0][1].weights.tolist() == [2]
+    assert found[0][1].sums.tolist() == [[80, 100, 120]]

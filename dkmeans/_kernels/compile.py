@@ -19,6 +19,15 @@ def kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return _compile(function, nogil=True, error_model="numpy")
 
 
+def fused_kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Compile `function` as `kernel` does, with products and sums rounded once where they meet.
+
+    The processor's fused multiply-add is twice as fast. The same bits come out on every run, but
+    perhaps others on a processor that has none.
+    """
+    return _compile(function, nogil=True, error_model="numpy", fastmath={"contract"})
+
+
 def inline(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Compile `function` into each kernel that calls it."""
     return _compile(function, nogil=True, error_model="numpy", inline="always")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _passes
-from dkmeans._lloyd import Solution, inertia, solve
+from dkmeans._lloyd import Solution, solve
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource, Passes, Piece, Progress
 from dkmeans._summary import ColourSummary
@@ -358,7 +358,7 @@ def _fit(summary: ColourSummary, n_colors: int, start: Float64 | None, **options
     used = totals.weights > 0
     rgb = np.repeat(colors[used], 3 // summary.bands, axis=1).astype(np.uint8)
     palette = Palette(rgb, shares=totals.weights[used] / summary.weight)
-    error = inertia(summary, colors, totals)
+    error = summary.inertia(colors, totals)
     psnr = _psnr(error, summary.weight * summary.bands)
     return _Fit(palette, centers, solution, summary.n_points, summary.weight, psnr)
 

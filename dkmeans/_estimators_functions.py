@@ -1,0 +1,128 @@
+"""`k_means` and `kmeans_plusplus` as scikit-learn has them, and `load`."""
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import _check_sample_weight
+
+from dkmeans import _model, _seeding
+from dkmeans._estimators import BaseKMeans, KMeans
+from dkmeans._estimators_minibatch import MiniBatchKMeans
+from dkmeans._validation import SourceError, check_integer
+
+
+def k_means(  # noqa: PLR0917 - scikit-learn's signature
+    X: Any,  # noqa: N803 - scikit-learn's name
+    n_clusters: int,
+    *,
+    sample_weight: Any = None,
+    init: Any = "k-means++",
+    n_init: Any = "auto",
+    max_iter: int = 300,
+    verbose: bool = False,
+    tol: float = 1e-4,
+    random_state: Any = None,
+    copy_x: bool = True,
+    algorithm: str = "lloyd",
+    return_n_iter: bool = False,
+) -> tuple[Any, ...]:
+    """Cluster rows, and return what `KMeans` found.
+
+    Parameters
+    ----------
+    X, n_clusters, sample_weight, init, n_init, max_iter, verbose, tol, random_state, copy_x, algorithm
+        As for `KMeans` and its `fit`.
+    return_n_iter
+        Whether to return the number of iterations too.
+
+    Returns
+    -------
+    tuple
+        `cluster_centers_`, `labels_` and `inertia_`; and `n_iter_`, if asked for.
+    """
+    model = KMeans(
+        n_clusters=n_clusters,
+        init=init,
+        n_init=n_init,
+        max_iter=max_iter,
+        verbose=int(verbose),
+        tol=tol,
+        random_state=random_state,
+        copy_x=copy_x,
+        algorithm=algorithm,
+    ).fit(X, sample_weight=sample_weight)
+    found = (model.cluster_centers_, model.labels_, model.inertia_)
+    return (*found, model.n_iter_) if return_n_iter else found
+
+
+def kmeans_plusplus(
+    X: Any,  # noqa: N803 - scikit-learn's name
+    n_clusters: int,
+    *,
+    sample_weight: Any = None,
+    x_squared_norms: Any = None,  # noqa: ARG001 - scikit-learn's signature
+    random_state: Any = None,
+    n_local_trials: int | None = None,
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Choose rows in memory to start k-means from, by greedy k-means++.
+
+    Parameters
+    ----------
+    X
+        (n, d) numbers.
+    n_clusters
+        How many rows to choose.
+    sample_weight
+        (n,), not negative; rows of weight 0 are not chosen.
+    x_squared_norms
+        Without effect: distances are computed from differences.
+    random_state
+        Of the draws.
+    n_local_trials
+        How many rows to draw for each choice; by default ``2 + int(log(n_clusters))``.
+
+    Returns
+    -------
+    centers, indices
+        (n_clusters, d) in the dtype of `X`, and (n_clusters,) int64: ``centers == X[indices]``.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer rows than clusters, or values that are not finite.
+    """
+    X = check_array(X, dtype=[np.float64, np.float32])  # noqa: N806 - scikit-learn's name
+    check_integer("n_clusters", n_clusters, 1)
+    weights = _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    )
+    used = np.flatnonzero(weights)
+    if used.size < n_clusters:
+        raise ValueError(f"n_samples={used.size} should be >= n_clusters={n_clusters}.")
+    rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
+    points = X[used].astype(np.float64)
+    chosen = used[_seeding.choose(points, weights[used], n_clusters, rng, n_local_trials)]
+    return X[chosen], chosen
+
+
+def load(path: str | os.PathLike[str]) -> BaseKMeans:
+    """Read a model that `KMeans.save` or `MiniBatchKMeans.save` wrote.
+
+    The file is data, never code; what is not known is refused.
+
+    Raises
+    ------
+    SourceError
+        If the file is missing, no model, of another version, or damaged.
+    """
+    name, parameters, attributes = _model.load(path)
+    kinds = {kind.__name__: kind for kind in (KMeans, MiniBatchKMeans)}
+    try:
+        model = kinds[name](**parameters)
+        model._validate_params()  # noqa: SLF001 - of a class of ours
+    except (KeyError, TypeError, ValueError) as error:
+        raise SourceError(f"{os.fspath(path)}: a damaged model ({error}).") from error
+    return model._restore(attributes)  # noqa: SLF001 - of a class of ours

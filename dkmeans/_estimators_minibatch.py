@@ -1,0 +1,224 @@
+"""`MiniBatchKMeans` for data of any size."""
+
+import warnings
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import _fit_context
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+
+from dkmeans import _lloyd_passes, _minibatch
+from dkmeans._estimators import BaseKMeans, labels_of
+from dkmeans._estimators_callbacks import Report, with_callbacks
+from dkmeans._frame import Frame
+from dkmeans._minibatch import Options
+from dkmeans._passes import Passes
+from dkmeans._tables import Table
+
+
+class MiniBatchKMeans(BaseKMeans):
+    """k-means by mini-batches, with scikit-learn's interface, of data of any size.
+
+    The parameters, attributes, warnings and errors are those of
+    `sklearn.cluster.MiniBatchKMeans`; what is added or differs is said here.
+
+    Parameters
+    ----------
+    n_clusters, init, verbose, random_state, missing, feature_dim
+        As for `KMeans`; "k-means||" runs on rows drawn for the start.
+    max_iter
+        How many rows to draw at most, as a multiple of the rows that there are.
+    batch_size
+        Rows of a batch.
+    compute_labels
+        Whether to find `labels_` and `inertia_` of all rows after the fit, which reads them once
+        more; else `inertia_` is estimated.
+    tol
+        Stop when a step moves the centres by less: their squared movement is compared with `tol`
+        times the mean variance of the features. 0 does not.
+    max_no_improvement
+        Stop after so many steps without a lower smoothed inertia; over data larger than a summary,
+        after so many looks at held-out rows, one every ten steps. None does not.
+    init_size
+        How many rows the starts are chosen from; by default 3 batches, or 3 rows for each cluster
+        if a batch has less than one for each.
+    n_init
+        How many starts to choose from by their inertia; "auto" is 1, or 3 for "random" and
+        functions.
+    reassignment_ratio
+        Centres with less than this share of the largest count are moved to rows of the batch.
+
+    Attributes
+    ----------
+    cluster_centers_, labels_, inertia_, n_iter_, n_passes_, stop_reason_, n_missing_
+        As for `KMeans`; `n_iter_` is how many times all rows could have been drawn.
+    n_steps_
+        Batches processed.
+    counts_
+        (n_clusters,) float64: the weight of the drawn rows that each centre has taken up.
+
+    See Also
+    --------
+    KMeans : uses every row in every iteration.
+
+    Notes
+    -----
+    `fit` reads the data once and keeps the summary that `KMeans` keeps (all rows, or a sample of
+    ``max(131072, 2000 * n_clusters)``, up to 512 MiB). Batches are drawn from it, so each holds rows
+    from all over the data, however they are sorted.
+
+    `partial_fit` is one step with the rows given, as one of `fit` is with rows drawn.
+
+    References
+    ----------
+    D. Sculley, "Web-scale k-means clustering", WWW 2010.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dkmeans import MiniBatchKMeans
+    >>> rows = np.random.default_rng(0).normal(size=(1000, 2))
+    >>> mb = MiniBatchKMeans(n_clusters=3, random_state=0)
+    >>> for batch in np.split(rows, 10):
+    ...     mb = mb.partial_fit(batch)
+    >>> mb.n_steps_, mb.cluster_centers_.shape
+    (10, (3, 2))
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseKMeans._parameter_constraints,
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "compute_labels": ["boolean"],
+        "max_no_improvement": [Interval(Integral, 0, None, closed="left"), None],
+        "init_size": [Interval(Integral, 1, None, closed="left"), None],
+        "reassignment_ratio": [Interval(Real, 0, None, closed="left")],
+    }
+    _default_n_init = 3
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        init: Any = "k-means++",
+        max_iter: int = 100,
+        batch_size: int = 1024,
+        verbose: int = 0,
+        compute_labels: bool = True,
+        random_state: Any = None,
+        tol: float = 0.0,
+        max_no_improvement: int | None = 10,
+        init_size: int | None = None,
+        n_init: Any = "auto",
+        reassignment_ratio: float = 0.01,
+        missing: str = "error",
+        feature_dim: str | None = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.init = init
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.verbose = verbose
+        self.compute_labels = compute_labels
+        self.random_state = random_state
+        self.tol = tol
+        self.max_no_improvement = max_no_improvement
+        self.init_size = init_size
+        self.n_init = n_init
+        self.reassignment_ratio = reassignment_ratio
+        self.missing = missing
+        self.feature_dim = feature_dim
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:  # noqa: ARG002, N803 - scikit-learn's names
+        """Find the centres by batches drawn from all rows.
+
+        The parameters and what is raised are those of `KMeans.fit`.
+        """
+        data = self._table(X, sample_weight, reset=True)
+        self._check_size(data)
+        report = Report(self)
+        passes = Passes(report)
+        rng = check_random_state(self.random_state)
+        fitted = _minibatch.fit(passes, data, self._options(data, rng, report))
+        self._adopt(fitted.fit, passes, data)
+        self._state = fitted.state
+        self.counts_ = fitted.state.counts
+        self.n_steps_ = fitted.n_steps
+        self._label(data, passes, fitted.fit.solution.inertia)
+        report.finish()
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:  # noqa: ARG002, N803 - scikit-learn's names
+        """Take one step with the rows given, all of them one batch, in memory.
+
+        The parameters and what is raised are those of `KMeans.fit`; after the first batch there may
+        be fewer rows than clusters. Lazy data are computed.
+        """
+        first = not hasattr(self, "cluster_centers_")
+        data = self._table(X, sample_weight, reset=first)
+        rows, weights, ranges = _minibatch.gather(data)
+        self._check_ranges(ranges)
+        if first:
+            self._check_size(data)
+            rng = check_random_state(self.random_state)
+            self._state = _minibatch.start(
+                _minibatch.Pool(rows, weights, rng), self._options(data, rng, None)
+            )
+            self.n_steps_ = self.n_passes_ = self.n_missing_ = 0
+        self._state.step(rows, weights, len(rows))
+        self.n_steps_ += 1
+        self.n_missing_ += ranges.n_missing
+        self.n_iter_ = self.n_steps_
+        frame = Frame.of(ranges, ranges.low / 2 + ranges.high / 2, rows.dtype, weighted=False)
+        for name, value in self._state_at(self._state.centers, frame).items():
+            setattr(self, name, value)
+        self.counts_ = self._state.counts
+        self.stop_reason_ = "stopped"
+        self._label(data, Passes(), 0.0)
+        return self
+
+    def _label(self, data: Table, passes: Passes, smoothed: float) -> None:
+        """Find what follows from the centres, for all rows."""
+        self.__dict__.pop("labels_", None)
+        if not self.compute_labels:
+            self.inertia_ = smoothed * float(data.n_rows)
+            return
+        self.labels_ = labels_of(data, self._centers)
+        self.inertia_ = _lloyd_passes.inertia(passes, data, self._centers, self._check_ranges)
+        self.n_passes_ = passes.n_passes
+
+    def _options(self, data: Table, rng: np.random.RandomState, report: Report | None) -> Options:
+        """Return the parameters as the fit takes them."""
+        init, n_init = self._starts(data)
+        if isinstance(init, str):
+            init = _lloyd_passes.SEEDINGS[init]
+        batch_size = min(self.batch_size, data.n_rows)
+        size = self.init_size
+        if size is None:
+            size = 3 * batch_size if 3 * batch_size >= self.n_clusters else 3 * self.n_clusters
+        elif size < self.n_clusters:
+            warnings.warn(
+                f"init_size={size} should be larger than n_clusters={self.n_clusters}. Setting it "
+                "to min(3*n_clusters, n_samples)",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            size = 3 * self.n_clusters
+        return Options(
+            n_clusters=self.n_clusters,
+            init=init,
+            n_init=n_init,
+            init_size=size,
+            batch_size=self.batch_size,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            max_no_improvement=self.max_no_improvement,
+            reassignment_ratio=self.reassignment_ratio,
+            rng=rng,
+            check=self._check_ranges,
+            watch=report,
+        )

@@ -1,0 +1,326 @@
+"""The frame in which rows are seen, and the sums that are taken in it.
+
+A frame is where offsets are measured from, and the powers of two that bring them to the range of
+the kernels. It follows from the data's ranges and a point near their middle, not from how they are
+divided into blocks; so all that is summed in it has the same bits for any division.
+"""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans._kernels import rows as kernels
+from dkmeans._kernels import sums as sum_kernels
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+Rows = npt.NDArray[Any]
+
+_NO_WEIGHTS: Float64 = np.empty(0)
+_MOST_EXPONENT = 1000  # of a power of two that float64 holds with room to spare
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What is known of some rows after a look at each.
+
+    Attributes
+    ----------
+    low, high
+        (d,) float64: the least and largest value of each feature, over rows that count: those
+        of a weight above 0, without NaN.
+    n_rows, n_used
+        How many rows there are, and how many of them count.
+    heaviest
+        The largest weight of a row that counts.
+    first_missing, first_infinite
+        The number of the first row with NaN, with an infinite value; -1 if there is none.
+    n_missing
+        How many rows have NaN.
+    """
+
+    low: Float64
+    high: Float64
+    n_rows: int
+    n_used: int
+    heaviest: float
+    n_missing: int = 0
+    first_missing: int = -1
+    first_infinite: int = -1
+
+    @classmethod
+    def of(cls, values: Rows, weights: Float64 | None, numbers: Int64) -> tuple[Self, Any]:
+        """Look at a block; return the ranges, and which of its rows count, (n,) bool."""
+        low = np.full(values.shape[1], np.inf)
+        high = np.full(values.shape[1], -np.inf)
+        weighty = np.ones(len(values), np.bool_) if weights is None else weights > 0
+        used = weighty.copy()
+        infinite = kernels.ranges(values, used, low, high)
+        missing = np.flatnonzero(weighty & ~used)
+        n_used = int(used.sum())
+        heaviest = 1.0 if weights is None else float(weights.max(initial=0.0, where=used))
+        ranges = cls(
+            low,
+            high,
+            len(values),
+            n_used,
+            heaviest if n_used else 0.0,
+            missing.size,
+            int(numbers[missing[0]]) if missing.size else -1,
+            int(numbers[infinite]) if infinite >= 0 else -1,
+        )
+        return ranges, used
+
+    def merge(self, other: "Ranges") -> "Ranges":
+        """Return the ranges of both sets of rows."""
+        return Ranges(
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            self.n_rows + other.n_rows,
+            self.n_used + other.n_used,
+            max(self.heaviest, other.heaviest),
+            self.n_missing + other.n_missing,
+            _first(self.first_missing, other.first_missing),
+            _first(self.first_infinite, other.first_infinite),
+        )
+
+
+def _first(a: int, b: int) -> int:
+    return max(a, b) if min(a, b) < 0 else min(a, b)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Where offsets are measured from, and how they are scaled.
+
+    Attributes
+    ----------
+    shift
+        (d,) float64: what offsets are measured from.
+    unit
+        The power of two that brings the largest offset to between 1/2 and 1.
+    scales
+        (d,), and one more for weights: powers of two that bring the largest terms of sums to just
+        below 2**50.
+    precision
+        The dtype of scores, float32 or float64.
+    center_dtype
+        The dtype of centres, float32 or float64. Centres are kept as float64, rounded to it.
+    deep
+        Whether sums keep more than 50 bits below their largest term.
+    """
+
+    shift: Float64
+    unit: float
+    scales: Float64
+    precision: np.dtype[Any]
+    center_dtype: np.dtype[Any]
+    deep: bool
+
+    @classmethod
+    def of(cls, ranges: Ranges, middle: Float64, dtype: np.dtype[Any], *, weighted: bool) -> Self:
+        """Return the frame for rows of these ranges and dtype, with offsets from `middle`.
+
+        `middle` is rounded to what the data can hold, so that offsets are exact or nearly so.
+        """
+        is_integer = dtype.kind in "iu"
+        shift = np.rint(middle) if is_integer else middle.astype(dtype).astype(np.float64)
+        largest = np.maximum(np.abs(ranges.low - shift), np.abs(ranges.high - shift))
+        terms = largest * ranges.heaviest
+        scales = np.ldexp(1.0, np.minimum(sum_kernels.BITS - _exponents(terms), _MOST_EXPONENT))
+        if weighted:
+            scales = np.append(
+                scales, np.ldexp(1.0, sum_kernels.BITS - _exponents(np.array([ranges.heaviest])))
+            )
+        exponent = int(_exponents(largest).max())
+        return cls(
+            shift,
+            float(np.ldexp(1.0, min(-exponent, _MOST_EXPONENT))),
+            scales,
+            np.dtype(np.float64 if dtype == np.float64 else np.float32),
+            np.dtype(np.float32 if dtype == np.float32 else np.float64),
+            deep=weighted or dtype == np.float64,
+        )
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether rows have weights."""
+        return self.scales.size > self.shift.size
+
+    def rounded(self, centers: Float64) -> Float64:
+        """Return centres as their dtype holds them."""
+        return centers.astype(self.center_dtype).astype(np.float64)
+
+    def centers(self, centers: npt.NDArray[Any]) -> "Centers":
+        """Make centres, (k, d), ready for the kernels."""
+        offsets = centers.astype(np.float64) - self.shift
+        k, d = offsets.shape
+        padded = np.zeros((_up(k), _up(d)), self.precision)
+        padded[:k, :d] = offsets * self.unit
+        halves = np.full(_up(k), np.inf, self.precision)
+        halves[:k] = ((offsets * self.unit) ** 2).sum(axis=1) / 2
+        return Centers(self, offsets, padded, halves)
+
+    def totals(self, n_clusters: int) -> "RowTotals":
+        """Return totals of nothing."""
+        sums = np.zeros((3, n_clusters, self.scales.size), np.int64)
+        limbs = np.zeros(sum_kernels.LIMBS, np.int64)
+        return RowTotals(self, np.zeros(n_clusters, np.int64), sums, limbs)
+
+    def only(self, values: Rows, weights: Float64 | None) -> "RowTotals":
+        """Return the totals of rows that are all in one cluster, without squared distances."""
+        totals = self.totals(1)
+        _accumulate(self, values, weights, np.zeros(len(values), np.int32), totals)
+        return totals
+
+
+def _up(n: int) -> int:
+    """Return the multiple of the kernels' groups that holds `n`."""
+    return -(-n // kernels.GROUP) * kernels.GROUP
+
+
+def _exponents(values: Float64) -> npt.NDArray[np.int32]:
+    """Return e for each value, such that it is below 2**e; 0 for 0."""
+    exponents: npt.NDArray[np.int32] = np.frexp(values)[1]
+    return exponents
+
+
+@dataclass(frozen=True, eq=False)
+class Centers:
+    """Centres in a frame, as the kernels take them."""
+
+    frame: Frame
+    offsets: Float64
+    padded: npt.NDArray[Any]
+    halves: npt.NDArray[Any]
+
+    def assign(self, values: Rows, labels: Int32 | None = None) -> Int32:
+        """Return the label of each row, (n,) int32; -1 for rows with NaN."""
+        if labels is None:
+            labels = np.empty(len(values), np.int32)
+        kernels.assign(
+            values,
+            self.frame.shift,
+            self.frame.unit,
+            self.offsets,
+            self.padded,
+            self.halves,
+            labels,
+        )
+        return labels
+
+    def squared_distances(
+        self, values: Rows, labels: Int32, weights: Float64 | None = None
+    ) -> Float64:
+        """Return the squared distance of each row to the centre of its label, times its weight."""
+        out = np.empty(len(values))
+        weights = _NO_WEIGHTS if weights is None else weights
+        kernels.squared_distances(values, weights, labels, self.frame.shift, self.offsets, out)
+        return out
+
+    def distances(self, values: Rows) -> npt.NDArray[Any]:
+        """Return the distance of each row to each centre, (n, k), in the centres' dtype."""
+        out = np.empty((len(values), len(self.offsets)), self.frame.center_dtype)
+        kernels.distances(values, self.frame.shift, self.offsets, out)
+        return out
+
+    def add(self, values: Rows, weights: Float64 | None, totals: "RowTotals") -> Int32:
+        """Assign rows and add them to `totals`; return the labels."""
+        labels = self.assign(values)
+        _accumulate(self.frame, values, weights, labels, totals)
+        sum_kernels.add_exactly(self.squared_distances(values, labels, weights), totals.limbs)
+        sum_kernels.carry_limbs(totals.limbs)
+        return labels
+
+
+def _accumulate(
+    frame: Frame, values: Rows, weights: Float64 | None, labels: Int32, totals: "RowTotals"
+) -> None:
+    for start in range(0, len(values), sum_kernels.ROWS):
+        part = slice(start, start + sum_kernels.ROWS)
+        kernels.accumulate(
+            values[part],
+            _NO_WEIGHTS if weights is None else weights[part],
+            labels[part],
+            frame.shift,
+            frame.scales,
+            frame.deep,
+            totals.counts,
+            totals.sums,
+        )
+
+
+@dataclass(eq=False)
+class RowTotals:
+    """What an assignment of rows yields, as integers: associative, whatever the order.
+
+    Attributes
+    ----------
+    frame
+        The frame of the sums.
+    counts
+        (k,) int64: the rows of each cluster.
+    sums, limbs
+        The sums of offsets, (3, k, d or d + 1), and of squared distances, see `_kernels.sums`.
+    """
+
+    frame: Frame
+    counts: Int64
+    sums: Int64
+    limbs: Int64 = field(repr=False)
+
+    def merge(self, other: "RowTotals") -> "RowTotals":
+        """Add those of other rows to these, and return these."""
+        self.counts += other.counts
+        self.sums += other.sums
+        sum_kernels.carry(self.sums)
+        self.limbs += other.limbs
+        sum_kernels.carry_limbs(self.limbs)
+        return self
+
+    def copy(self) -> "RowTotals":
+        """Return a copy."""
+        return RowTotals(self.frame, self.counts.copy(), self.sums.copy(), self.limbs.copy())
+
+    def move(self, point: "RowTotals", owner: int, cluster: int) -> None:
+        """Make a point, of one cluster `owner`, the only one of an empty `cluster`."""
+        self.counts[owner] -= point.counts[0]
+        self.counts[cluster] = point.counts[0]
+        self.sums[:, owner] -= point.sums[:, 0]
+        self.sums[:, cluster] = point.sums[:, 0]
+        sum_kernels.carry(self.sums)
+
+    @property
+    def weights(self) -> npt.NDArray[Any]:
+        """The weight of each cluster, (k,) float64; the number of its rows, int64, without any."""
+        return self._columns()[:, -1] if self.frame.is_weighted else self.counts
+
+    @property
+    def inertia(self) -> float:
+        """The sum of squared distances times weights, rounded once."""
+        total = sum(limb << (32 * i) for i, limb in enumerate(self.limbs.tolist()))
+        return float(Fraction(total, 1 << 1074))
+
+    def exact_means(self) -> Float64:
+        """Return the mean of each cluster, (k, d) float64; NaN for empty ones."""
+        weights = self.weights
+        columns = self._columns()[:, : self.frame.shift.size]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means: Float64 = self.frame.shift + columns / weights[:, None]
+        return means
+
+    def means(self, previous: Float64) -> Float64:
+        """Return the mean of each cluster, in the dtype of centres; empty ones keep `previous`."""
+        full = self.counts > 0
+        return np.where(full[:, None], self.frame.rounded(self.exact_means()), previous)
+
+    def _columns(self) -> Float64:
+        """Return the sums as float64, (k, d or d + 1)."""
+        wide, high, low = self.sums
+        units = wide * 2.0**32 + (high + low * 2.0**-sum_kernels.BITS)
+        columns: Float64 = units / self.frame.scales
+        return columns

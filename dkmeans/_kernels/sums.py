@@ -1,0 +1,118 @@
+"""Sums of floats that do not depend on the order: kept in integers, exact or nearly so.
+
+Features are summed in *fixed point*: an offset times a power of two, its *scale*, so that it is
+below 2**50, is rounded to an integer; what the rounding took away is kept in a second integer, 50
+bits further down, where the data have so many bits. A sum is three int64 planes, `PLANES` of shape
+(3, k, d):
+
+    (wide * 2**32 + high + low / 2**50) / scale
+
+A row is added to `high` and `low`; after at most `ROWS` rows `carry` moves what has grown beyond 32
+and 50 bits to the next plane. Integer addition is associative: any order of rows, any division into
+partial sums gives the same bits.
+
+Squared distances are never negative, and may differ by many orders of magnitude. They are summed
+exactly, in the LIMBS 32-bit limbs of a long accumulator that spans all of float64's range (after
+U. Kulisch, "Very fast and exact accumulation of products", Computing 91, 2011, section 2).
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans._kernels.compile import kernel
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+ROWS = 4096  # between two carries
+BITS = 50  # of an offset times its scale
+LIMBS = 68
+
+# Adding this to a float64 below 2**51 rounds it to an integer, which then stands in its low bits.
+_ROUND = 1.5 * 2.0**52
+_ROUND_BITS = np.int64(0x4338000000000000)
+_LOW = 2.0**BITS
+_MASK = np.uint64(0xFFFFFFFF)
+
+
+@kernel
+def add_row(
+    values: Float64,
+    rounded: Float64,
+    sums: Int64,
+    cluster: int,
+    deep: bool,  # noqa: FBT001 - kernels take all by position
+) -> None:
+    """Add the scaled offsets of one row to a cluster's sums.
+
+    Parameters
+    ----------
+    values
+        (d,), each below 2**BITS in magnitude. OUT: used as a place to work.
+    rounded
+        OUT (d,): a place to work.
+    sums
+        OUT (3, k, d).
+    cluster
+        Which of the k.
+    deep
+        Whether to keep what is lost by rounding to integers.
+    """
+    integers = rounded.view(np.int64)
+    for j in range(values.size):
+        rounded[j] = values[j] + _ROUND
+    for j in range(values.size):
+        sums[1, cluster, j] += integers[j] - _ROUND_BITS
+    if deep:
+        for j in range(values.size):
+            rest = values[j] - (rounded[j] - _ROUND)
+            values[j] = rest * _LOW + _ROUND
+        integers = values.view(np.int64)
+        for j in range(values.size):
+            sums[2, cluster, j] += integers[j] - _ROUND_BITS
+
+
+@kernel
+def carry(sums: Int64) -> None:
+    """Move what has grown too large to the next plane: `sums` is OUT (3, k, d)."""
+    for c in range(sums.shape[1]):
+        for j in range(sums.shape[2]):
+            low = sums[2, c, j]
+            high = sums[1, c, j] + (low >> BITS)
+            sums[2, c, j] = low & ((1 << BITS) - 1)
+            sums[1, c, j] = high & 0xFFFFFFFF
+            sums[0, c, j] += high >> 32
+
+
+@kernel
+def add_exactly(values: Float64, limbs: Int64) -> None:
+    """Add values, finite and not negative, to an accumulator.
+
+    `values` is (n,), `limbs` OUT (LIMBS,): the sum of ``limbs[i] * 2**(32 * i - 1074)``. Good for
+    2**29 values before `carry_limbs`.
+    """
+    bits = values.view(np.uint64)
+    for i in range(bits.size):
+        exponent: Any = np.int64(bits[i] >> np.uint64(52))
+        mantissa = bits[i] & np.uint64((1 << 52) - 1)
+        if exponent == 0:
+            exponent = 1  # a subnormal number
+        else:
+            mantissa |= np.uint64(1 << 52)
+        place = (exponent - 1) >> 5
+        shift = np.uint64((exponent - 1) & 31)
+        low = (mantissa & _MASK) << shift
+        high = (mantissa >> np.uint64(32)) << shift
+        limbs[place] += np.int64(low & _MASK)
+        limbs[place + 1] += np.int64((low >> np.uint64(32)) + (high & _MASK))
+        limbs[place + 2] += np.int64(high >> np.uint64(32))
+
+
+@kernel
+def carry_limbs(limbs: Int64) -> None:
+    """Bring all limbs but the last below 2**32: `limbs` is OUT (LIMBS,)."""
+    for i in range(limbs.size - 1):
+        limbs[i + 1] += limbs[i] >> 32
+        limbs[i] &= 0xFFFFFFFF

@@ -1,0 +1,351 @@
+"""Lloyd's algorithm on data that are read in passes: summarise, solve, refine.
+
+The centres found on the summary are refined on all rows; where the summary is all rows, nothing is
+left to refine. Each pass assigns every row to the centres as they are, and gives their inertia and
+the next centres; the last pass only assigns, so that all results agree.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans import _passes, _seeding, _seeding_parallel, _summary_rows
+from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
+from dkmeans._kernels import sums as sum_kernels
+from dkmeans._lloyd import Seeding, Solution, StopReason, Watch, solve
+from dkmeans._passes import Partition, Passes, Ticker
+from dkmeans._summary import ColourCounts, ColourSummary
+from dkmeans._summary_rows import RowSummary, blocks, farthest_of, highest
+from dkmeans._tables import Table, table
+
+_COLOUR_BANDS = (1, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Centres fitted to a table, the frame in which they are nearest, and the ranges seen."""
+
+    frame: Frame
+    solution: Solution
+    ranges: Ranges
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """How to fit.
+
+    Attributes
+    ----------
+    n_clusters
+        The number of centres.
+    init
+        "k-means++", "k-means||", "random", centres (n_clusters, d), or a function that chooses.
+    n_init
+        How many starts on the summary to choose the best of.
+    max_iter, tol
+        As in scikit-learn; refinement also ends when a pass lowers the inertia by less than `tol`
+        times itself.
+    seed
+        Of all draws; not negative.
+    check
+        Called with the ranges of the data before anything is made of them; raises if they will
+        not do.
+    watch
+        Called after each iteration on all rows, or on the summary if that is all; see `solve`.
+    """
+
+    n_clusters: int
+    init: str | Float64 | Seeding
+    n_init: int
+    max_iter: int
+    tol: float
+    seed: int
+    check: Callable[[Ranges], None]
+    watch: Watch | None = None
+
+
+def fit(passes: Passes, data: Table, options: Options) -> Fit:
+    """Fit centres to the rows of a table.
+
+    Data of up to `_summary_rows.size` rows are read once and solved in memory. Of larger data a
+    sample of so many rows is solved, and its centres are refined in passes. 8-bit rows of one or
+    three features without weights are read once too, however many: their colours are counted.
+    """
+    limit = _summary_rows.size(options.n_clusters, data.n_features, data.dtype.itemsize)
+    if data.n_rows > limit and _is_colour(data):
+        fitted = _fit_colours(passes, data, options)
+        if fitted is not None:
+            return fitted
+    look = _summary_rows.look(passes, data, limit, options.seed)
+    options.check(look.ranges)
+    sample = look.sample.finish()
+    # Rows drawn of many that all weigh the same stand for as many each: they count once.
+    summary = RowSummary(sample.rows, sample.weights if data.is_weighted else None)
+    if look.ranges.n_used <= limit:
+        return Fit(summary.frame, _solve(summary, options, _given(options)), look.ranges)
+    frame = Frame.of(
+        look.ranges, summary.frame.shift, summary.rows.dtype, weighted=data.is_weighted
+    )
+    start, quiet = _given(options), replace(options, watch=None)
+    if start is None and options.init == "k-means||":
+        first = look.sample.rows[np.argmax(look.sample.priorities)]
+        found = _seeding_parallel.candidates(
+            passes, data, frame, options.n_clusters, first[None], options.seed
+        )
+        start = _solve(RowSummary(*found), quiet, None, "k-means++").centers
+    elif start is None:
+        start = _solve(summary, quiet, None).centers
+    start = frame.rounded(start)
+    solution = refine(passes, data, frame, start, options, summary.mean_variance)
+    return Fit(frame, solution, look.ranges)
+
+
+def _given(options: Options) -> Float64 | None:
+    return options.init if isinstance(options.init, np.ndarray) else None
+
+
+def _solve(
+    summary: Any, options: Options, given: Float64 | None, init: str | Seeding | None = None
+) -> Solution:
+    """Solve a summary from the starts that were asked for."""
+    seeding = options.init if init is None else init
+    if isinstance(seeding, str):
+        seeding = SEEDINGS[seeding]
+    return solve(
+        summary,
+        options.n_clusters,
+        init=given,
+        seeding=_seeding.kmeans_plusplus if given is not None else seeding,  # type: ignore[arg-type]  # no array is left
+        n_init=options.n_init,
+        max_iter=options.max_iter,
+        tol=options.tol,
+        seed=options.seed,
+        watch=options.watch,
+    )
+
+
+def parallel_in_memory(
+    points: Float64, weights: Float64, n_clusters: int, rng: np.random.Generator
+) -> Float64:
+    """Choose centres among points by k-means||: a seeding as `_seeding.kmeans_plusplus` is."""
+    first = _seeding.random(points, weights, 1, rng)
+    seed = int(rng.integers(2**31))
+    frame = RowSummary(points, weights).frame
+    data = table(points, weights if frame.is_weighted else None)
+    found = _seeding_parallel.candidates(Passes(), data, frame, n_clusters, first, seed)
+    return solve(RowSummary(*found), n_clusters, seed=seed).centers
+
+
+SEEDINGS: dict[str, Seeding] = {
+    "k-means++": _seeding.kmeans_plusplus,
+    "k-means||": parallel_in_memory,
+    "random": _seeding.random,
+}
+
+
+# Colours
+
+
+def _is_colour(data: Table) -> bool:
+    return data.dtype == np.uint8 and data.n_features in _COLOUR_BANDS and not data.is_weighted
+
+
+@dataclass(frozen=True)
+class _Count:
+    """Counts the colours of a partition."""
+
+    bands: int
+
+    def __call__(self, partition: Partition, tick: Ticker) -> ColourCounts:
+        counts = ColourCounts(self.bands)
+        for block in blocks(partition, tick):
+            counts.add(block.values[:, None])
+        return counts
+
+
+def _fit_colours(passes: Passes, data: Table, options: Options) -> Fit | None:
+    """Fit to counted colours; None if there are too few of them, or they cannot be a start."""
+    partitions = _passes.partition(data.pieces, per_worker=2)
+    counts = passes.run("count", _Count(data.n_features), partitions, ColourCounts.merge)
+    summary = ColourSummary(counts)
+    if summary.n_points < options.n_clusters:
+        return None
+    colours = summary.colours()
+    low, high = colours.min(axis=0).astype(np.float64), colours.max(axis=0).astype(np.float64)
+    ranges = Ranges(low, high, data.n_rows, data.n_rows, 1.0)
+    options.check(ranges)
+    mean = np.array([total / summary.weight for total in summary.total])
+    frame = Frame.of(ranges, mean, np.dtype(np.uint8), weighted=False)
+    init = "k-means++" if options.init == "k-means||" else None  # on all colours: as good
+    return Fit(frame, _solve(summary, options, _given(options), init), ranges)
+
+
+# Refinement
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Assigns the rows of a partition to centres and adds them up."""
+
+    centers: Centers
+
+    def __call__(self, partition: Partition, tick: Ticker) -> RowTotals:
+        totals = self.centers.frame.totals(len(self.centers.offsets))
+        for block in blocks(partition, tick):
+            self.centers.add(block.values, block.weights, totals)
+        return totals
+
+
+def step(passes: Passes, data: Table, frame: Frame, centers: Float64) -> RowTotals:
+    """Assign all rows to centres, in one pass."""
+    partitions = _passes.partition(data.pieces)
+    return passes.run("refine", _Step(frame.centers(centers)), partitions, RowTotals.merge)
+
+
+def refine(
+    passes: Passes,
+    data: Table,
+    frame: Frame,
+    centers: Float64,
+    options: Options,
+    mean_variance: float,
+) -> Solution:
+    """Iterate over all rows, one pass each, until the centres or the inertia hardly change.
+
+    Memory: k x (d + 1) sums of three integers for each worker.
+    """
+    reason: StopReason = "max_iter"
+    before = np.inf
+    for n_iter in range(options.max_iter + 1):
+        totals = step(passes, data, frame, centers)
+        if n_iter == options.max_iter:
+            break
+        means = _means(passes, data, frame, centers, totals)
+        shift = float(((means - centers) ** 2).sum())
+        if shift == 0:
+            n_iter += 1  # noqa: PLW2901 - scikit-learn counts the step that changes nothing
+            reason = "converged"
+            break
+        if (
+            shift <= options.tol * mean_variance
+            or before - totals.inertia < options.tol * before < np.inf
+        ):
+            reason = "tol"
+            break
+        before, centers = totals.inertia, means
+        if options.watch and options.watch(n_iter + 1, centers):
+            reason = "stopped"
+            totals, n_iter = step(passes, data, frame, centers), n_iter + 1  # noqa: PLW2901 - the last
+            break
+    return Solution(centers, totals.weights, totals.inertia, n_iter, reason)
+
+
+def _means(
+    passes: Passes, data: Table, frame: Frame, centers: Float64, totals: RowTotals
+) -> Float64:
+    """Return the next centres; empty clusters take the farthest rows, found by a pass more."""
+    empty = np.flatnonzero(totals.counts == 0)
+    if not empty.size:
+        return totals.means(centers)
+    totals = totals.copy()
+    work = _Farthest(frame.centers(centers), empty.size)
+    far = passes.run("find far rows", work, _passes.partition(data.pieces), _Far.merge)
+    for cluster, (owner, point) in zip(empty.tolist(), far.points(frame), strict=False):
+        totals.move(point, owner, cluster)
+    return totals.means(centers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Far:
+    """The rows farthest from their centres, of those seen so far; columns of one table."""
+
+    limit: int
+    rows: Rows
+    weights: Float64
+    labels: Int32
+    distances: Float64
+    numbers: Int64
+
+    @classmethod
+    def of(cls, limit: int, *columns: npt.NDArray[Any]) -> "_Far":
+        """Keep the farthest of some rows."""
+        chosen = highest(columns[3], columns[4], limit)
+        return cls(limit, *(column[chosen] for column in columns))
+
+    def merge(self, other: "_Far") -> "_Far":
+        pairs = zip(self.columns(), other.columns(), strict=True)
+        return _Far.of(self.limit, *(np.concatenate(pair) for pair in pairs))
+
+    def points(self, frame: Frame) -> Iterator[tuple[int, RowTotals]]:
+        weights = self.weights if frame.is_weighted else None
+        return farthest_of(
+            frame, self.rows, weights, self.labels, self.distances, self.numbers, self.limit
+        )
+
+    def columns(self) -> tuple[npt.NDArray[Any], ...]:
+        return self.rows, self.weights, self.labels, self.distances, self.numbers
+
+
+@dataclass(frozen=True)
+class _Farthest:
+    """Finds the farthest rows of a partition, of those that count."""
+
+    centers: Centers
+    limit: int
+
+    def __call__(self, partition: Partition, tick: Ticker) -> _Far:
+        found: _Far | None = None
+        for block in blocks(partition, tick):
+            labels = self.centers.assign(block.values)
+            distances = self.centers.squared_distances(block.values, labels)
+            weights = np.ones(len(labels)) if block.weights is None else block.weights
+            chosen = np.flatnonzero((labels >= 0) & (weights > 0))
+            columns = (block.values, weights, labels, distances, block.numbers())
+            far = _Far.of(self.limit, *(column[chosen] for column in columns))
+            found = far if found is None else found.merge(far)
+        assert found is not None  # noqa: S101 - a partition has a block
+        return found
+
+
+def inertia(
+    passes: Passes, data: Table, centers: Centers, check: Callable[[Ranges], None]
+) -> float:
+    """Return the weighted sum of squared distances of all rows to their nearest centre.
+
+    `check` is called with the ranges of the rows; it raises if they will not do.
+    """
+    partitions = _passes.partition(data.pieces)
+    ranges, limbs = passes.run("measure", _Measure(centers), partitions, _merge_measured)
+    check(ranges)
+    return replace(centers.frame.totals(1), limbs=limbs).inertia
+
+
+_Measured = tuple[Ranges, Int64]
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Sums the squared distances of the rows of a partition."""
+
+    centers: Centers
+
+    def __call__(self, partition: Partition, tick: Ticker) -> _Measured:
+        parts = []
+        for block in blocks(partition, tick):
+            ranges, used = Ranges.of(block.values, block.weights, block.numbers())
+            labels = self.centers.assign(block.values)
+            distances = self.centers.squared_distances(block.values, labels, block.weights)
+            limbs = self.centers.frame.totals(1).limbs
+            sum_kernels.add_exactly(distances[used], limbs)
+            parts.append((ranges, limbs))
+        return reduce(_merge_measured, parts)
+
+
+def _merge_measured(a: _Measured, b: _Measured) -> _Measured:
+    limbs = a[1] + b[1]
+    sum_kernels.carry_limbs(limbs)
+    return a[0].merge(b[0]), limbs

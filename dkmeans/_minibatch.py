@@ -1,0 +1,281 @@
+"""Mini-batch k-means: draw a few rows, assign them, move the centres by the rate they have earned.
+
+After D. Sculley, "Web-scale k-means clustering", WWW 2010, algorithm 1, with scikit-learn's
+reassignment of centres that few rows reach.
+
+Rows of a table are drawn from its summary: rows from all over the data, kept by one pass. So each
+batch is unbiased even where the data are sorted, and a step costs nothing that grows with the data.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from dkmeans import _summary_rows
+from dkmeans._frame import Float64, Frame, Ranges, Rows
+from dkmeans._lloyd import Seeding, Solution, StopReason, Watch
+from dkmeans._lloyd_passes import Fit
+from dkmeans._passes import Passes
+from dkmeans._summary_rows import RowSummary
+from dkmeans._tables import Table
+
+_REASSIGN_AFTER = 10  # rows for each cluster
+_CHECK_EVERY = 10  # steps between two looks at the held-out rows
+_HELD_OUT = 16  # batches, or 1 / 16 of the summary if that is less
+
+
+@dataclass(eq=False)
+class State:
+    """Where mini-batch k-means stands after some steps.
+
+    Attributes
+    ----------
+    centers
+        (k, d) float64.
+    counts
+        (k,) float64: the weight of the rows that each centre has taken up, which is what its rate
+        follows from.
+    rng
+        The source of all draws.
+    reassignment_ratio
+        Centres with less than this share of the largest count are reassigned.
+    n_since
+        Rows since the last reassignment.
+    """
+
+    centers: Float64
+    counts: Float64
+    rng: np.random.RandomState
+    reassignment_ratio: float
+    n_since: int = field(default=0)
+
+    def step(self, rows: Rows, weights: Float64 | None, batch_size: int) -> float:
+        """Move the centres by one batch, all rows of which count; return its inertia before."""
+        frame = _frame_of(rows, weights)
+        totals = frame.totals(len(self.centers))
+        frame.centers(self.centers).add(rows, weights, totals)
+        gained = totals.weights.astype(np.float64)
+        self.counts = self.counts + gained
+        moved = gained > 0
+        rate = (gained[moved] / self.counts[moved])[:, None]
+        means = totals.exact_means()[moved]
+        centers = self.centers.copy()
+        centers[moved] += (means - centers[moved]) * rate
+        self._reassign(rows, centers, batch_size)
+        self.centers = frame.rounded(centers)
+        return totals.inertia
+
+    def _reassign(self, rows: Rows, centers: Float64, batch_size: int) -> None:
+        """Give centres that few rows reach the place of rows of the batch, as scikit-learn does."""
+        self.n_since += batch_size
+        due = (self.counts == 0).any() or self.n_since >= _REASSIGN_AFTER * len(centers)
+        if not due or not self.reassignment_ratio:
+            return
+        self.n_since = 0
+        few = self.counts < self.reassignment_ratio * self.counts.max()
+        if few.sum() > len(rows) // 2:
+            few[np.argsort(self.counts, kind="stable")[len(rows) // 2 :]] = False
+        if few.any():
+            centers[few] = rows[self.rng.choice(len(rows), int(few.sum()), replace=False)]
+            self.counts[few] = self.counts[~few].min()
+
+
+def _frame_of(rows: Rows, weights: Float64 | None) -> Frame:
+    ranges, _ = Ranges.of(rows, weights, np.arange(len(rows)))
+    middle = ranges.low / 2 + ranges.high / 2
+    return Frame.of(ranges, middle, rows.dtype, weighted=weights is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """How to fit; the names are those of scikit-learn's `MiniBatchKMeans`.
+
+    `init` is a seeding or centres, (n_clusters, d); `check` and `watch` as for `_lloyd_passes`.
+    """
+
+    n_clusters: int
+    init: Seeding | Float64
+    n_init: int
+    init_size: int
+    batch_size: int
+    max_iter: int
+    tol: float
+    max_no_improvement: int | None
+    reassignment_ratio: float
+    rng: np.random.RandomState
+    check: Callable[[Ranges], None]
+    watch: Watch | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Where a fit ended.
+
+    Attributes
+    ----------
+    fit
+        Centres and frame; the weights are the counts of the last state, and the inertia is the
+        smoothed one of batches, or that of held-out rows, per weight.
+    state
+        The last state.
+    n_steps
+        The batches drawn.
+    """
+
+    fit: Fit
+    state: State
+    n_steps: int
+
+
+def fit(passes: Passes, data: Table, options: Options) -> Fitted:
+    """Read a table once, and run mini-batch k-means on its summary.
+
+    Memory: the summary, see `_summary_rows.size`.
+    """
+    limit = _summary_rows.size(options.n_clusters, data.n_features, data.dtype.itemsize)
+    seed = int(options.rng.randint(np.iinfo(np.int32).max))
+    look = _summary_rows.look(passes, data, limit, seed)
+    options.check(look.ranges)
+    sample = look.sample.finish()
+    summary = RowSummary(sample.rows, sample.weights if data.is_weighted else None)
+    rows = Pool(summary.rows, summary.weights, options.rng)
+    held_out = None
+    if look.ranges.n_used > limit:
+        rows, held_out = rows.split(min(_HELD_OUT * options.batch_size, len(summary.rows) // 16))
+    n_rows = len(summary.rows) if held_out is None else look.ranges.n_used
+    batch_size = min(options.batch_size, len(rows.rows))
+    state = start(rows, options)
+    stop = _Stop(options, held_out, batch_size, n_rows, options.tol * summary.mean_variance)
+    reason: StopReason = "max_iter"
+    n_steps = 0
+    while n_steps < max(1, options.max_iter * n_rows // batch_size):
+        before = state.centers
+        inertia = state.step(rows.draw(batch_size), None, batch_size)
+        n_steps += 1
+        if stop(n_steps, state.centers, float(((state.centers - before) ** 2).sum()), inertia):
+            reason = "tol"
+            break
+        if options.watch and options.watch(n_steps, state.centers):
+            reason = "stopped"
+            break
+    n_iter = math.ceil(n_steps * batch_size / n_rows)
+    solution = Solution(state.centers, state.counts, stop.smoothed or 0.0, n_iter, reason)
+    return Fitted(Fit(summary.frame, solution, look.ranges), state, n_steps)
+
+
+def gather(data: Table) -> tuple[Rows, Float64 | None, Ranges]:
+    """Return all rows of a table that count, in their order, with their weights and ranges.
+
+    Memory: the table.
+    """
+    look = _summary_rows.look(Passes(), data, data.n_rows, 0)
+    sample = look.sample.finish()
+    return sample.rows, sample.weights if data.is_weighted else None, look.ranges
+
+
+def start(rows: "Pool", options: Options) -> State:
+    """Choose the start with the least inertia over rows drawn for that; each from other rows."""
+    size = min(options.init_size, len(rows.rows))
+    judges = rows.rows[options.rng.randint(0, len(rows.rows), size)]
+    best, least = None, np.inf
+    for _ in range(options.n_init):
+        if isinstance(options.init, np.ndarray):
+            centers = options.init
+        else:
+            chosen = slice(None)
+            if size < len(rows.rows):
+                chosen = options.rng.randint(0, len(rows.rows), size)
+            points = rows.rows[chosen].astype(np.float64)
+            weights = np.ones(len(points)) if rows.weights is None else rows.weights[chosen]
+            rng = np.random.default_rng(options.rng.randint(np.iinfo(np.int32).max))
+            centers = options.init(points, weights, options.n_clusters, rng)
+        inertia = _inertia(judges, centers) if options.n_init > 1 else 0.0
+        if inertia < least:
+            best, least = centers, inertia
+    assert best is not None  # noqa: S101 - the inertia of finite rows is finite
+    counts = np.zeros(options.n_clusters)
+    return State(best.astype(np.float64), counts, options.rng, options.reassignment_ratio)
+
+
+def _inertia(rows: Rows, centers: Float64) -> float:
+    frame = _frame_of(rows, None)
+    totals = frame.totals(len(centers))
+    frame.centers(centers).add(rows, None, totals)
+    return totals.inertia
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Rows to draw batches from, with chances in proportion to their weights."""
+
+    rows: Rows
+    weights: Float64 | None
+    rng: np.random.RandomState
+
+    @cached_property
+    def _cumulative(self) -> Float64:
+        assert self.weights is not None  # noqa: S101 - else rows are drawn by number
+        return np.cumsum(self.weights)
+
+    def draw(self, n: int) -> Rows:
+        """Draw `n` rows, with replacement."""
+        if self.weights is None:
+            return self.rows[self.rng.randint(0, len(self.rows), n)]
+        places = self.rng.uniform(0, self._cumulative[-1], n)
+        drawn = np.searchsorted(self._cumulative, places, side="right")
+        return self.rows[np.minimum(drawn, len(self.rows) - 1)]
+
+    def split(self, n: int) -> tuple["Pool", "Pool"]:
+        """Take `n` rows away; return those that stay and those that were taken."""
+        order = self.rng.permutation(len(self.rows))
+        parts = []
+        for chosen in (order[n:], order[:n]):
+            weights = None if self.weights is None else self.weights[chosen]
+            parts.append(Pool(self.rows[chosen], weights, self.rng))
+        return parts[0], parts[1]
+
+
+class _Stop:
+    """Decides when no more batches are drawn.
+
+    Where the summary is all rows, by an average of the inertia of batches that forgets, as in
+    scikit-learn; else by the inertia of rows that no batch holds, looked up now and then.
+    """
+
+    def __init__(
+        self, options: Options, held_out: Pool | None, batch_size: int, n_rows: int, tol: float
+    ) -> None:
+        self.smoothed: float | None = None
+        self._options = options
+        self._held_out = held_out
+        self._batch_size = batch_size
+        self._memory = min(1.0, 2.0 * batch_size / (n_rows + 1))
+        self._tol = tol
+        self._least = np.inf
+        self._n_worse = 0
+
+    def __call__(self, step: int, centers: Float64, shift: float, inertia: float) -> bool:
+        """Return whether to stop after a step that moved the centres by `shift`, squared."""
+        if self._held_out is None:
+            if step == 1:
+                return False  # the inertia is that of the start
+            now = inertia / self._batch_size
+            if self.smoothed is not None:
+                now = self.smoothed * (1 - self._memory) + now * self._memory
+        elif step % _CHECK_EVERY:
+            return False
+        else:
+            frame = _frame_of(self._held_out.rows, self._held_out.weights)
+            totals = frame.totals(len(centers))
+            frame.centers(centers).add(self._held_out.rows, self._held_out.weights, totals)
+            now = totals.inertia / float(totals.weights.sum())
+        self.smoothed = now
+        if self._tol > 0 and shift <= self._tol:
+            return True
+        self._n_worse = 0 if now < self._least else self._n_worse + 1
+        self._least = min(self._least, now)
+        most = self._options.max_no_improvement
+        return most is not None and self._n_worse >= most
