@@ -70,15 +70,20 @@ class Table:
         return arrays
 
     @property
+    def _sized(self) -> list[RowArray]:
+        """The arrays, once their sizes are known: if they have to be computed, then together."""
+        return self._rows if all(array.is_sized for array in self._rows) else self._read
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The leading axes and the features; (n_rows, n_features) of a collection."""
-        leading = (self.n_rows,) if self._is_collection else self._read[0].leading
+        leading = (self.n_rows,) if self._is_collection else self._sized[0].leading
         return (*leading, self.n_features)
 
     @property
     def n_rows(self) -> int:
         """The number of rows."""
-        return sum(array.n_rows for array in self._read)
+        return sum(array.n_rows for array in self._sized)
 
     @property
     def nbytes(self) -> int:

@@ -41,6 +41,11 @@ class RowArray(ABC):
         """The extents of all axes but the last."""
 
     @property
+    def is_sized(self) -> bool:
+        """Whether `leading` is known without computing anything."""
+        return True
+
+    @property
     def n_rows(self) -> int:
         """The number of rows."""
         return math.prod(self.leading)

@@ -76,12 +76,13 @@ class DaskRows(RowArray):
     @property
     def leading(self) -> tuple[int, ...]:
         """The extents of all axes but the last."""
-        self._settle()
+        if not self.is_sized:
+            settle([self])
         return tuple(int(n) for n in self.array.shape[:-1])
 
     def piece(self, index: int, first: int) -> TablePiece:
         """Return all of it as one piece, the array `index` of a table, from row `first` on."""
-        self._settle()
+        settle([self])
         names: list[tuple[str, tuple[int, ...]]] = [(self.array.name, (0,))]
         if self.weights is not None:
             names.append((self.weights.name, ()))
@@ -96,8 +97,10 @@ class DaskRows(RowArray):
         """Return `function` of all rows as a Dask array with the same leading chunks."""
         return _mapped(self.array, function, self.dtype, dtype, columns)
 
-    def _settle(self) -> None:
-        settle([self])
+    @property
+    def is_sized(self) -> bool:
+        """Whether `leading` is known without computing anything."""
+        return not any(map(math.isnan, self.array.shape))
 
     @property
     def is_settled(self) -> bool:
@@ -125,9 +128,9 @@ class DaskRows(RowArray):
 
     def _check_weights(self) -> None:
         """Raise if the weights do not fit, as far as sizes are known."""
-        leading = tuple(self.array.shape[:-1])
-        if any(map(math.isnan, leading)):
+        if not self.is_sized:
             return
+        leading = tuple(self.array.shape[:-1])
         if not _is_dask(self.weights):
             fitting(self.weights, leading)
         elif not any(map(math.isnan, self.weights.shape)):

@@ -1,0 +1,719 @@
+"""Tables of every kind, read by passes on every scheduler and mapped without being read."""
+
+import operator
+import os
+import pickle
+import threading
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+
+from dkmeans import _passes
+from dkmeans._passes import Passes
+from dkmeans._tables import table
+from dkmeans._tables_blocks import Region, regions, regular
+from dkmeans._tables_zarr import steps
+from dkmeans._validation import DkmeansError, InvalidArgumentError, SourceError
+
+DTYPES = ("f2", "f4", "f8", "u1", "i1", "u2", "i2", ">f4", ">u2", "i4", "u8", "i8", "?", "g")
+STORED = ("f2", "f4", "f8", "u1", "i1", "u2", "i2")
+
+
+def made(shape, dtype="f4"):
+    """Return rows of which no two are alike, read-only."""
+    values = np.arange(np.prod(shape)).reshape(shape) % 251 % (2 if dtype == "?" else 251)
+    if np.dtype(dtype).kind in "fi" and np.dtype(dtype).itemsize == 1:
+        values %= 127
+    values = values.astype(dtype)
+    values.flags.writeable = False
+    return values
+
+
+def weights_of(shape):
+    """Return a weight for each row, read-only."""
+    weights = 1 + np.arange(np.prod(shape)).reshape(shape) / 8
+    weights.flags.writeable = False
+    return weights
+
+
+def collect(part, tick):
+    """List what the blocks of a partition hold."""
+    found = []
+    for piece in part:
+        for block in piece.blocks():
+            values = block.values  # noqa: PD011 - no pandas
+            assert values.flags.c_contiguous
+            assert len(values)
+            weights = None if block.weights is None else block.weights.copy()
+            found.append((block.numbers(), values.copy(), weights))
+            tick(values.nbytes)
+    return found
+
+
+def read(a_table, passes=None):
+    """Return all rows, their weights, and the order in which they came."""
+    passes = passes or Passes()
+    before = passes.bytes_read
+    found = passes.run("read", collect, _passes.partition(a_table.pieces), operator.add)
+    assert passes.bytes_read - before == a_table.nbytes
+    numbers, values, weights = zip(*found, strict=True)
+    numbers = np.concatenate(numbers)
+    order = np.argsort(numbers)
+    np.testing.assert_array_equal(numbers[order], np.arange(a_table.n_rows))
+    rows = np.concatenate(values)[order]
+    assert rows.dtype == a_table.dtype
+    if weights[0] is None:
+        assert not a_table.is_weighted
+        return rows, None
+    return rows, np.concatenate(weights)[order]
+
+
+def raising(*_, **__):
+    raise AssertionError("something was computed")
+
+
+# Every kind is made of NumPy rows and a folder: a name for the test, and what is handed in.
+
+
+def unknown(array):
+    """Return a Dask array that does not know how long its chunks are."""
+    x = da.from_array(array, chunks=(7, -1))
+    return x[da.from_array(np.ones(len(array), bool), chunks=7)]
+
+
+def with_empty_chunks(array):
+    x = da.from_array(array, chunks=(10, -1))
+    return da.concatenate([x[:0], x[:10], x[:0], x[10:], x[:0]])
+
+
+def zarr_array(folder, array, store=None, **options):
+    name = f"a{len(list(folder.iterdir()))}"
+    store = folder if store is None else store
+    return zarr.create_array(store, name=name, data=np.asarray(array), **options)
+
+
+KINDS_2D = {
+    "numpy C": lambda a, _: a,
+    "numpy F": lambda a, _: np.asfortranarray(a),
+    "numpy strided": lambda a, _: np.repeat(np.repeat(a, 2, 0), 3, 1)[::2, ::3],
+    "numpy reversed": lambda a, _: a[::-1].copy()[::-1],
+    "dask rows": lambda a, _: da.from_array(a, chunks=(10, -1)),
+    "dask uneven": lambda a, _: da.from_array(a, chunks=((1, 22, 14), -1)),
+    "dask features": lambda a, _: da.from_array(a, chunks=(10, 2)),
+    "dask one": lambda a, _: da.from_array(a, chunks=-1),
+    "dask empty": lambda a, _: with_empty_chunks(a),
+    "dask unknown": lambda a, _: unknown(a),
+    "dask unknown features": lambda a, _: unknown(a).rechunk({1: 2}),
+    "zarr": lambda a, f: zarr_array(f, a, chunks=(10, 5)),
+    "zarr features": lambda a, f: zarr_array(f, a, chunks=(10, 2)),
+    "zarr shards": lambda a, f: zarr_array(f, a, chunks=(5, 5), shards=(15, 5)),
+    "zarr memory": lambda a, f: zarr_array(f, a, zarr.storage.MemoryStore(), chunks=(10, 5)),
+    "zarr 2": lambda a, f: zarr_array(f, a, chunks=(10, 5), zarr_format=2),
+    "path": lambda a, f: str(f / zarr_array(f, a, chunks=(10, 5)).path),
+    "xarray": lambda a, _: xr.DataArray(a),
+    "xarray dask": lambda a, _: xr.DataArray(a).chunk({"dim_0": 10}),
+    "data frame": lambda a, _: frame(a),
+}
+KINDS_3D = {
+    "numpy C": lambda a, _: a,
+    "numpy planes": lambda a, _: np.ascontiguousarray(a.transpose(2, 0, 1)).transpose(1, 2, 0),
+    "numpy crop": lambda a, _: np.pad(a, 1)[1:-1, 1:-1, 1:-1],
+    "dask": lambda a, _: da.from_array(a, chunks=(4, 3, 2)),
+    "zarr": lambda a, f: zarr_array(f, a, chunks=(2, 3, 5)),
+    "zarr shards": lambda a, f: zarr_array(f, a, chunks=(2, 3, 2), shards=(4, 6, 6)),
+    "xarray": lambda a, _: xr.DataArray(a, dims=["y", "x", "band"]),
+    "xarray dask": lambda a, _: xr.DataArray(a, dims=["y", "x", "band"]).chunk({"y": 3}),
+}
+KINDS = [(2, kind) for kind in KINDS_2D] + [(3, kind) for kind in KINDS_3D]
+
+
+def frame(array):
+    columns = [f"c{i}" for i in range(array.shape[-1])]
+    return dd.from_pandas(pd.DataFrame(array, columns=columns), npartitions=4)
+
+
+def given(ndim, kind, folder, dtype="f4"):
+    """Return rows, and the same rows as data of a kind."""
+    rows = made((37, 5) if ndim == 2 else (9, 7, 5), dtype)
+    return rows, (KINDS_2D if ndim == 2 else KINDS_3D)[kind](rows, folder)
+
+
+# Reading
+
+# One for each way to the rows; that the others come to the same needs no cluster to show.
+SENT = [
+    (2, "numpy C"),
+    (2, "dask features"),
+    (2, "dask empty"),
+    (2, "dask unknown"),
+    (2, "zarr shards"),
+    (2, "zarr memory"),
+    (2, "path"),
+    (2, "data frame"),
+    (3, "dask"),
+    (3, "numpy planes"),
+    (3, "zarr"),
+    (3, "xarray dask"),
+]
+
+
+@pytest.mark.usefixtures("scheduler")
+@pytest.mark.parametrize(("ndim", "kind"), SENT)
+def test_every_row_is_read_once_with_its_number(ndim, kind, tmp_path):
+    rows, data = given(ndim, kind, tmp_path)
+    found, weights = read(table(data))
+    np.testing.assert_array_equal(found, rows.reshape(-1, 5))
+    assert weights is None
+
+
+@pytest.mark.parametrize(("ndim", "kind"), KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_is_read_as_it_is_or_as_float64(ndim, kind, dtype, tmp_path):
+    if dtype == "g" and ("zarr" in kind or "path" in kind):
+        return  # Zarr has no such numbers
+    rows, data = given(ndim, kind, tmp_path, dtype)
+    a_table = table(data)
+    stored = np.dtype(dtype).newbyteorder("=")
+    assert a_table.dtype == (stored if stored in STORED else np.float64)
+    np.testing.assert_array_equal(read(a_table)[0], rows.reshape(-1, 5))
+
+
+@pytest.mark.parametrize(("ndim", "kind"), KINDS)
+def test_a_table_knows_its_shape_and_changes_nothing(ndim, kind, tmp_path):
+    rows, data = given(ndim, kind, tmp_path)
+    chunks = getattr(data, "chunks", None)
+    with dask.config.set(scheduler=raising):
+        a_table = table(data)
+        assert a_table.n_features == 5
+        assert a_table.is_lazy == ("numpy" not in kind and kind != "xarray")
+        assert a_table.is_weighted is False
+        if "unknown" not in kind and kind != "data frame":
+            assert a_table.shape == rows.shape
+    assert a_table.shape == rows.shape
+    assert (a_table.n_rows, a_table.nbytes) == (rows.size // 5, rows.nbytes)
+    assert a_table.names == (["c0", "c1", "c2", "c3", "c4"] if kind == "data frame" else None)
+    assert repr(getattr(data, "chunks", None)) == repr(chunks)
+
+
+def test_what_is_in_memory_is_not_copied():
+    for rows in (made((1 << 18, 8)), made((512, 512, 8))):
+        [piece] = table(rows).pieces
+        blocks = list(piece.blocks())
+        assert len(blocks) > 1
+        assert all(np.shares_memory(block.values, rows) for block in blocks)
+
+
+@pytest.mark.parametrize("shape", [(1, 70_000, 8), (70_000, 1, 8), (3, 5, 20_000, 8)])
+def test_large_data_in_memory_are_shared_out(shape):
+    rows = made((*shape[:-1], 16))[..., ::2]
+    [piece] = table(rows).pieces
+    assert max(region.n_pixels for region in piece.windows) * 32 <= 1 << 21
+    np.testing.assert_array_equal(read(table(rows))[0], rows.reshape(-1, 8))
+
+
+@pytest.mark.usefixtures("client")
+def test_data_in_memory_are_read_in_this_process():
+    for data in (made((100_000, 8)), made((100_000, 16))[:, ::2]):
+        partitions = _passes.partition(table(data).pieces)
+        assert Passes().run("look", process_ids, partitions, operator.or_) == {os.getpid()}
+    lazy = _passes.partition(table(da.from_array(data, chunks=10_000)).pieces)
+    assert os.getpid() not in Passes().run("look", process_ids, lazy, operator.or_)
+
+
+def process_ids(part, ticker):
+    collect(part, ticker)
+    return {os.getpid()}
+
+
+@pytest.mark.parametrize("name", ["processes", "threads", "synchronous"])
+def test_data_in_memory_keep_to_the_threads_asked_for(name):
+    partitions = _passes.partition(table(made((100_000, 8))).pieces)
+    with dask.config.set(scheduler=name, num_workers=2):
+        threads = Passes().run("look", thread_ids, partitions, operator.or_)
+    assert (threads == {(os.getpid(), threading.get_ident())}) == (name == "synchronous")
+    assert {process for process, _ in threads} == {os.getpid()}
+
+
+def thread_ids(part, ticker):
+    collect(part, ticker)
+    return {(os.getpid(), threading.get_ident())}
+
+
+# Weights
+
+
+@pytest.mark.parametrize(("ndim", "kind"), KINDS)
+@pytest.mark.parametrize("weight", ["numpy", "flat", "dask", "zarr"])
+def test_every_row_keeps_its_weight(ndim, kind, weight, tmp_path):
+    rows, data = given(ndim, kind, tmp_path)
+    weights = weights_of(rows.shape[:-1])
+    lazy = not isinstance(data, np.ndarray) and kind != "xarray"
+    if not lazy and weight in ("dask", "zarr"):
+        return  # tested below
+    same = getattr(getattr(data, "data", data), "chunks", None)
+    if weight == "dask" and ("unknown" in kind or kind == "data frame"):
+        sure = unknown(weights[:, None])[:, 0]
+        brought = sure if "unknown" in kind else frame(weights[:, None])["c0"]
+    elif weight == "dask":
+        chunks = same[:-1] if isinstance(same, tuple) and "dask" in kind else 4
+        brought = da.from_array(weights, chunks=chunks)
+    else:
+        brought = {
+            "numpy": weights,
+            "flat": weights.reshape(-1),
+            "zarr": zarr_array(tmp_path, weights, chunks=(4, 3)[: ndim - 1]),
+        }[weight]
+    a_table = table(data, brought)
+    assert a_table.is_weighted
+    found_rows, found = read(a_table)
+    np.testing.assert_array_equal(found_rows, rows.reshape(-1, 5))
+    np.testing.assert_array_equal(found, weights.reshape(-1))
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_weights_go_where_the_rows_go():
+    rows, weights = made((37, 5)), weights_of((37,))
+    data = da.from_array(rows, chunks=(10, 2))
+    found = read(table(data, da.from_array(weights, chunks=10).astype("f4")))[1]
+    np.testing.assert_array_equal(found, weights)
+
+
+def test_weights_of_labelled_data_are_turned_with_it():
+    rows, weights = made((9, 7, 5)), weights_of((9, 7))
+    data = xr.DataArray(rows.transpose(2, 1, 0), dims=["band", "x", "y"])
+    a_table = table(data, xr.DataArray(weights, dims=["y", "x"]), feature_dim="band")
+    np.testing.assert_array_equal(read(a_table)[1], weights.T.ravel())
+
+
+# Graphs of the user's
+
+
+class Counter:
+    """Counts how often each block is made."""
+
+    def __init__(self):
+        self.made = []
+
+    def __call__(self, block, block_info=None):
+        self.made.append(block_info[None]["chunk-location"])
+        return block
+
+
+@pytest.mark.parametrize("name", ["threads", "synchronous"])
+def test_a_pass_computes_each_chunk_once_and_what_chunks_share(name):
+    counter = Counter()
+    shared = da.from_array(made((40, 5)), chunks=(10, -1)).map_blocks(counter, dtype="f4")
+    other = shared * 2
+    weights = shared.sum(axis=1)
+    passes = Passes()
+    with dask.config.set(scheduler=name, num_workers=2):
+        a_table = table([shared, other], [weights, weights + 1])
+        for times in (1, 2):
+            read(a_table, passes)
+            assert sorted(counter.made) == sorted(times * [(i, 0) for i in range(4)])
+    assert passes.n_passes == 2
+
+
+def count_in_file(block, path):
+    with path.open("a") as file:
+        file.write("block\n")
+    return block
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_a_pass_computes_each_chunk_once_anywhere(tmp_path):
+    log = tmp_path / "log"
+    x = da.from_array(made((40, 5)), chunks=(10, -1))
+    x = x.map_blocks(count_in_file, path=log, dtype="f4", meta=np.empty((0, 0), "f4"))
+    read(table(da.concatenate([x, x[::-1]]), da.concatenate([x, x]).sum(axis=1)))
+    assert len(log.read_text().splitlines()) == 4
+
+
+def test_what_is_persisted_is_not_computed_again(client, tmp_path):
+    log = tmp_path / "log"
+    x = da.from_array(made((40, 5)), chunks=(10, -1))
+    x = client.persist(
+        x.map_blocks(count_in_file, path=log, dtype="f4", meta=np.empty((0, 0), "f4"))
+    )
+    a_table = table(x + 1)
+    for _ in range(2):
+        np.testing.assert_array_equal(read(a_table)[0], made((40, 5)) + 1)
+    assert len(log.read_text().splitlines()) == 4
+
+
+@pytest.mark.usefixtures("inner_client")
+def test_a_cluster_within_the_process_counts_bytes_once():
+    read(table(da.from_array(made((40, 5)), chunks=(10, -1))))
+
+
+def test_inputs_of_a_task_are_few(monkeypatch):
+    monkeypatch.setattr(_passes, "_MAX_INPUT_BYTES", 1000)
+    partitions = _passes.partition(table(da.from_array(made((400, 5)), chunks=(20, -1))).pieces)
+    assert max(sum(piece.nbytes for piece in part) for part in partitions) <= 1200
+
+
+class BrokenError(Exception):
+    """What no library raises."""
+
+
+def break_(block):
+    raise BrokenError(len(block))
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_an_error_of_the_graph_comes_out_as_itself():
+    x = da.from_array(made((40, 5)), chunks=(10, -1)).map_blocks(
+        break_, dtype="f4", meta=np.empty((0, 0), "f4")
+    )
+    with pytest.raises(BrokenError):
+        read(table(x))
+
+
+def test_annotations_are_kept(client):
+    worker = sorted(client.scheduler_info()["workers"])[1]
+    with dask.annotate(workers=[worker], allow_other_workers=False):
+        x = da.from_array(made((40, 5)), chunks=(10, -1)).map_blocks(
+            address, dtype="f4", meta=np.empty((0, 0), "f4")
+        )
+    found = read(table(da.rechunk(x + 0, (20, -1))))[0]
+    assert np.unique(found) == [int(worker.rpartition(":")[2]) % 1000]
+
+
+def address(block):
+    from distributed import get_worker  # noqa: PLC0415 - only on a cluster
+
+    return np.full(block.shape, int(get_worker().address.rpartition(":")[2]) % 1000, "f4")
+
+
+def fit(_, data):
+    return len(read(table(data))[0]), _passes.n_workers()
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask", "unknown"])
+def test_a_pass_inside_a_task_does_not_wait_for_the_cluster(inner_client, kind):
+    def data():
+        rows = made((40, 5))
+        return {"numpy": rows, "dask": da.from_array(rows, chunks=10)}.get(kind, unknown(rows))
+
+    futures = inner_client.map(lambda i: fit(i, data()), range(6), pure=False)
+    assert inner_client.gather(futures) == [(40, 1)] * 6
+
+
+# Regions
+
+
+def test_a_piece_of_a_stored_array_is_sent_as_its_place(tmp_path):
+    array = zarr_array(tmp_path, made((1000, 64)), chunks=(50, 64))
+    [piece] = table(array).pieces
+    assert len(pickle.dumps(piece)) < 5000
+    assert isinstance(piece.source.store, str)
+
+
+def test_a_path_may_be_relative(tmp_path, monkeypatch):
+    path = zarr_array(tmp_path, made((40, 5)), chunks=(10, 5)).path
+    monkeypatch.chdir(tmp_path)
+    a_table = table(path)
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(read(a_table)[0], made((40, 5)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "shards", "expected"),
+    [
+        ((100, 8), (10, 8), None, (10,)),  # 320 bytes a chunk
+        ((100, 8), (1, 8), None, (31,)),
+        ((100, 8), (80, 8), None, (80,)),
+        ((100, 8), (1, 8), (10, 8), (30,)),  # whole shards
+        ((100, 8), (5, 8), (60, 8), (30,)),  # chunks that divide a shard
+        ((100, 8), (5, 4), (60, 8), (30,)),
+        ((100, 8), (5, 8), (35, 8), (5,)),
+        ((9, 9, 8), (2, 3, 8), None, (10, 3)),
+        ((0, 8), (10, 8), None, (310,)),
+    ],
+)
+def test_regions_follow_chunks_and_shards(shape, chunks, shards, expected):
+    target = 1000 if shape[0] != 100 or chunks[0] != 10 else 500
+    found = steps(shape, chunks, shards, 4, target)
+    if shape[0]:
+        assert found == expected
+    assert found[0] % chunks[0] == 0
+
+
+def test_regions_cover_every_row_once():
+    chunks = regular((7, 4, 5), (3, 4, 2))
+    numbers = [region.numbers((7, 4, 5)) for _, region in regions(chunks)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(numbers)), np.arange(140))
+    assert list(regions(((0,), (3,)))) == []
+    assert Region((2,), (3,)).slices == (slice(2, 5),)
+
+
+# Mapping
+
+
+def row_sum(rows):
+    assert rows.flags.c_contiguous
+    assert len(rows)
+    return rows.sum(axis=1, dtype=np.float64)
+
+
+def two_sums(rows):
+    return np.stack([row_sum(rows), -row_sum(rows)], axis=1)
+
+
+@pytest.mark.parametrize(("function", "columns"), [(row_sum, None), (two_sums, 2)])
+@pytest.mark.parametrize(("ndim", "kind"), KINDS)
+def test_map_answers_in_kind_and_shape(ndim, kind, function, columns, tmp_path):
+    rows, data = given(ndim, kind, tmp_path)
+    expected = function(rows.reshape(-1, 5)).reshape(
+        rows.shape[:-1] + (() if columns is None else (columns,))
+    )
+    with dask.config.set(scheduler=raising if table(data).is_lazy else "threads"):
+        answer = table(data).map(function, "f4", columns)
+    lazy = answer
+    if "xarray" in kind:
+        assert answer.dims[: ndim - 1] == data.dims[:-1]
+        lazy = answer.data
+    if table(data).is_lazy:
+        assert isinstance(lazy, da.Array)
+        assert lazy._meta.shape == (0,) * expected.ndim
+        assert lazy._meta.dtype == np.float32
+        if "dask" in kind:
+            assert repr(lazy.chunks[: ndim - 1]) == repr(getattr(data, "data", data).chunks[:-1])
+        if columns:
+            assert lazy.chunks[-1] == (columns,)
+        lazy = lazy.compute(scheduler="threads")
+    assert isinstance(lazy, np.ndarray)
+    assert lazy.dtype == np.float32
+    np.testing.assert_array_equal(lazy, expected)
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("kind", ["dask features", "zarr shards", "zarr memory", "data frame"])
+def test_map_is_computed_on_a_cluster(kind, tmp_path):
+    rows, data = given(2, kind, tmp_path)
+    np.testing.assert_array_equal(table(data).map(row_sum, "f8").compute(), row_sum(rows))
+
+
+def test_map_of_stored_rows_has_the_regions_of_passes(tmp_path):
+    data = zarr_array(tmp_path, np.zeros((300, 100_000), "u1"), chunks=(10, 100_000))
+    a_table = table(data)
+    assert a_table.map(row_sum, "f8").chunks == ((80, 80, 80, 60),)
+    assert [window.n_pixels for window in a_table.pieces[0].windows] == [80, 80, 80, 60]
+
+
+def test_map_converts_what_kernels_do_not_take():
+    seen = []
+
+    def note(rows):
+        seen.append(rows.dtype)
+        return row_sum(rows)
+
+    data = made((4, 5), "i8")
+    table(data).map(note, "f8")
+    table(da.from_array(data, chunks=2)).map(note, "f8").compute(scheduler="synchronous")
+    assert set(seen) == {np.dtype("f8")}
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0, 5)])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_no_rows_are_mapped_to_nothing(shape, lazy):
+    data = da.zeros(shape) if lazy else np.zeros(shape)
+    a_table = table(data)
+    assert (a_table.shape, a_table.n_rows, a_table.pieces) == (shape, 0, [])
+    assert a_table.map(row_sum, "f8").shape == shape[:-1]
+    assert np.asarray(a_table.map(two_sums, "f8", 2)).shape == (*shape[:-1], 2)
+
+
+def test_known_sizes_stay_known_after_reading():
+    a_table = table(unknown(made((40, 5))))
+    assert np.isnan(a_table.map(row_sum, "f8").shape[0])
+    assert a_table.n_rows == 40
+    assert a_table.map(row_sum, "f8").shape == (40,)
+
+
+# Labels and names
+
+
+def test_labels_of_rows_are_kept_and_those_of_features_are_names():
+    data = xr.DataArray(
+        made((9, 7, 5)).transpose(2, 0, 1),
+        dims=["band", "y", "x"],
+        coords={
+            "band": list("abcde"),
+            "x": np.arange(7),
+            "height": (("y", "x"), np.ones((9, 7))),
+            "gain": ("band", np.ones(5)),
+            "time": 3,
+        },
+    )
+    a_table = table(data, feature_dim="band")
+    assert a_table.names == list("abcde")
+    assert a_table.shape == (9, 7, 5)
+    answer = a_table.map(row_sum, "f8")
+    assert answer.dims == ("y", "x")
+    assert set(answer.coords) == {"x", "height", "time"}
+    np.testing.assert_array_equal(answer, row_sum(made((63, 5))).reshape(9, 7))
+    assert a_table.map(two_sums, "f8", 2).dims == ("y", "x", "cluster")
+    renamed = table(data.rename(x="cluster"), feature_dim="band")
+    assert renamed.map(two_sums, "f8", 2).dims == ("y", "cluster", "cluster_")
+
+
+def test_numbers_are_no_names():
+    assert table(xr.DataArray(made((4, 5)), coords={"dim_1": range(5)})).names is None
+    numbered = dd.from_pandas(pd.DataFrame(made((4, 5))), npartitions=2)
+    assert table(numbered).names is None
+
+
+# Collections
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_a_collection_is_numbered_through(tmp_path):
+    rows = [made((n, 5)) for n in (37, 1, 12, 30, 8)]
+    data = [
+        rows[0],
+        unknown(rows[1]),
+        da.from_array(rows[2].reshape(3, 4, 5), chunks=(2, 2, 2)),
+        zarr_array(tmp_path, rows[3], chunks=(10, 5)),
+        xr.DataArray(rows[4]),
+    ]
+    a_table = table(data)
+    assert (a_table.shape, a_table.is_lazy) == ((88, 5), True)
+    np.testing.assert_array_equal(read(a_table)[0], np.concatenate(rows))
+    answers = a_table.map(row_sum, "f8")
+    assert [type(answer) for answer in answers] == [
+        np.ndarray,
+        da.Array,
+        da.Array,
+        da.Array,
+        xr.DataArray,
+    ]
+
+
+def test_a_collection_has_weights_each():
+    rows = [made((7, 5)), made((3, 4, 5)), made((0, 5))]
+    weights = [weights_of(array.shape[:-1]) for array in rows]
+    a_table = table(tuple(rows), weights)
+    assert not a_table.is_lazy
+    assert len(a_table.pieces) == 2
+    found_rows, found = read(a_table)
+    np.testing.assert_array_equal(found_rows, np.concatenate([a.reshape(-1, 5) for a in rows]))
+    np.testing.assert_array_equal(found, np.concatenate([w.ravel() for w in weights]))
+    assert [len(answer) for answer in a_table.map(row_sum, "f8")] == [7, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [(["u1", "f4"], "f4"), (["u2", "i2"], "f8"), (["u1", "i2"], "i2"), (["u1", "?"], "u1")],
+)
+def test_a_collection_has_one_dtype(dtypes, expected):
+    rows = [made((5, 5), dtype) for dtype in dtypes]
+    a_table = table(rows)
+    assert a_table.dtype == expected
+    np.testing.assert_array_equal(read(a_table)[0], np.concatenate(rows).astype(expected))
+
+
+# Errors
+
+
+def whole_chunks(array):
+    return da.from_array(array, chunks=-1)
+
+
+@pytest.mark.parametrize("make", [np.asarray, whole_chunks])
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros(5), r"Expected 2D array, got 1D array instead.*\(5,\).*reshape\(-1, 1\)"),
+        (np.zeros((5, 0)), r"0 feature\(s\) \(shape=\(5, 0\)\) while a minimum of 1 is required"),
+        (np.zeros((5, 2), complex), "dtype complex128; it must be boolean, integer, or float"),
+        (np.zeros((5, 2), object), "dtype object"),
+        (np.zeros((5, 2), "U3"), "dtype <U3"),
+        (np.zeros((5, 2), "M8[s]"), "dtype datetime64"),
+    ],
+)
+def test_what_is_no_table_of_numbers_is_refused(make, array, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        table(make(array))
+    with pytest.raises(InvalidArgumentError, match=r"X\[1\]"):
+        table([np.zeros((5, 2)), make(array)])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({1, 2}, "X is a set; it must be a NumPy, Dask or Zarr array"),
+        ([], "X is an empty list"),
+        ([np.zeros((5, 2)), np.zeros((5, 3))], r"X\[1\] has 3 features and X\[0\] has 2"),
+        (np.float64(3), "X is a float64"),
+        (np.array(3.0), "got scalar array instead"),
+        (xr.DataArray(3.0), "feature_dim"),
+        (dd.from_pandas(pd.Series([1.0]), npartitions=1), "got 1D array"),
+        (dd.from_pandas(pd.DataFrame({"a": ["x"]}), npartitions=1), "dtype"),
+        (da.zeros((4, 4), chunks=2)[:, da.ones(4, chunks=2) > 0], "compute_chunk_sizes"),
+    ],
+)
+def test_other_things_are_refused(data, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        table(data)
+
+
+def test_a_feature_dimension_must_be_one():
+    with pytest.raises(InvalidArgumentError, match=r"feature_dim is 'z'.* 'dim_0', 'dim_1'"):
+        table(xr.DataArray(np.zeros((5, 2))), feature_dim="z")
+    with pytest.raises(InvalidArgumentError, match="no xarray DataArray"):
+        table(np.zeros((5, 2)), feature_dim="z")
+
+
+def test_what_is_no_array_on_disk_is_refused(tmp_path):
+    with pytest.raises(SourceError, match=r"none.zarr: cannot be read as a Zarr array"):
+        table(tmp_path / "none.zarr")
+    zarr.create_group(tmp_path / "group.zarr")
+    with pytest.raises(SourceError, match=r"group.zarr: cannot be read as a Zarr array"):
+        table(tmp_path / "group.zarr")
+
+
+def test_a_chunk_that_cannot_be_read_is_named(tmp_path):
+    array = zarr_array(tmp_path, made((40, 5)), chunks=(10, 5))
+    a_table = table(array)
+    [chunk] = [path for path in (tmp_path / array.path).rglob("0") if path.is_file()][:1]
+    chunk.write_bytes(b"broken")
+    with pytest.raises(DkmeansError, match=array.path):
+        read(a_table)
+
+
+@pytest.mark.parametrize(
+    ("data", "weights", "message"),
+    [
+        (np.zeros((5, 2)), np.ones(4), r"\(4,\).*\(5,\).* 5 rows"),
+        (np.zeros((5, 2)), np.ones((5, 1)), r"\(5, 1\).*\(5,\)"),
+        (np.zeros((5, 2)), da.ones(5), "not in memory"),
+        (da.zeros((5, 2)), np.ones(4), r"\(4,\).*\(5,\)"),
+        (da.zeros((5, 2)), da.ones(4), r"\(4,\).*\(5,\)"),
+        (
+            da.zeros((5, 2), chunks=2),
+            da.ones(5, chunks=3),
+            r"\(\(3, 2\),\).*\(\(2, 2, 1\),\).*rechunk",
+        ),
+        ([np.zeros((5, 2))], np.ones(5), "sample_weight is no list; X is a list of 1"),
+        ([np.zeros((5, 2))], [np.ones(5)] * 2, "sample_weight is 2 of them"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(data, weights, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        table(data, weights)
+
+
+def test_weights_of_unknown_length_are_checked_when_sizes_are_known():
+    a_table = table(unknown(made((40, 5))), np.ones(39))
+    with pytest.raises(InvalidArgumentError, match=r"\(39,\).*\(40,\)"):
+        _ = a_table.pieces
+    a_table = table(unknown(made((40, 5))), da.ones(40, chunks=10))
+    with pytest.raises(InvalidArgumentError, match="rechunk"):
+        _ = a_table.pieces
