@@ -39,8 +39,9 @@ class Table:
     n_features
         The length of the last axis.
     dtype
-        Of the blocks: as stored where it is a float of up to 64 bits or an integer of up to 16;
-        float64 for other numbers. In a collection, one that holds the values of all.
+        Of the blocks: as stored where it is a float of 32 or 64 bits or an integer of up to 16;
+        float32 for float16, float64 for other numbers. In a collection, one that holds the values
+        of all.
     is_lazy
         Whether `map` answers with Dask arrays; in a collection, some of them.
     is_weighted

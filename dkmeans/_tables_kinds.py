@@ -18,7 +18,7 @@ _KINDS = (
     "DataFrame, or a list of these"
 )
 
-_KEPT = tuple(np.dtype(name) for name in ("f2", "f4", "f8", "u1", "i1", "u2", "i2"))
+_KEPT = tuple(np.dtype(name) for name in ("f4", "f8", "u1", "i1", "u2", "i2"))
 _NUMBERS = "biuf"  # NumPy's letters for booleans, integers and real numbers
 
 Finish = Callable[[Any], Any]
@@ -203,7 +203,9 @@ def block_dtype(dtypes: list[np.dtype[Any]]) -> np.dtype[Any]:
     --------
     >>> u1, i2, f2, i8 = (np.dtype(name) for name in ("u1", "i2", "f2", "i8"))
     >>> [block_dtype(group).name for group in ([u1], [u1, i2], [u1, f2], [i8])]
-    ['uint8', 'int16', 'float16', 'float64']
+    ['uint8', 'int16', 'float32', 'float64']
     """
     common = np.result_type(*dtypes).newbyteorder("=")
+    if common == np.float16:
+        return np.dtype(np.float32)
     return common if common in _KEPT else np.dtype(np.float64)
