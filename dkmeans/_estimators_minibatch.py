@@ -13,7 +13,7 @@ from dkmeans import _lloyd_passes, _minibatch
 from dkmeans._estimators import BaseKMeans, labels_of
 from dkmeans._estimators_callbacks import Report, with_callbacks
 from dkmeans._frame import Frame
-from dkmeans._minibatch import Options
+from dkmeans._minibatch import Options, State
 from dkmeans._passes import Passes
 from dkmeans._tables import Table
 
@@ -69,7 +69,8 @@ class MiniBatchKMeans(BaseKMeans):
     ``max(131072, 2000 * n_clusters)``, up to 512 MiB). Batches are drawn from it, so each holds rows
     from all over the data, however they are sorted.
 
-    `partial_fit` is one step with the rows given, as one of `fit` is with rows drawn.
+    `partial_fit` is one step with the rows given, as one of `fit` is with rows drawn. It goes on
+    from a model that was fitted, pickled, or saved and loaded, with the same bits.
 
     References
     ----------
@@ -179,6 +180,25 @@ class MiniBatchKMeans(BaseKMeans):
         self.counts_ = self._state.counts
         self.stop_reason_ = "stopped"
         self._label(data, Passes(), 0.0)
+        return self
+
+    def _attributes(self) -> dict[str, Any]:
+        """Return what makes a fitted estimator of an unfitted one, to go on from too."""
+        state = self._state
+        return {**super()._attributes(), "n_since": state.n_since, "seed": state.seed}
+
+    def _restore(self, attributes: dict[str, Any]) -> Self:
+        """Become fitted by what `_attributes` returned."""
+        n_since, seed = attributes.pop("n_since"), attributes.pop("seed")
+        super()._restore(attributes)
+        self._state = State(
+            self.cluster_centers_.astype(np.float64),
+            self.counts_.astype(np.float64),
+            seed,
+            self.reassignment_ratio,
+            n_since,
+            self.n_steps_,
+        )
         return self
 
     def _label(self, data: Table, passes: Passes, smoothed: float) -> None:

@@ -9,7 +9,7 @@ batch is unbiased even where the data are sorted, and a step costs nothing that 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -38,19 +38,22 @@ class State:
     counts
         (k,) float64: the weight of the rows that each centre has taken up, which is what its rate
         follows from.
-    rng
-        The source of all draws.
+    seed
+        Of all draws, with the number of the step; so that a state can be written down.
     reassignment_ratio
         Centres with less than this share of the largest count are reassigned.
     n_since
         Rows since the last reassignment.
+    n_steps
+        Steps so far.
     """
 
     centers: Float64
     counts: Float64
-    rng: np.random.RandomState
+    seed: int
     reassignment_ratio: float
-    n_since: int = field(default=0)
+    n_since: int = 0
+    n_steps: int = 0
 
     def step(self, rows: Rows, weights: Float64 | None, batch_size: int) -> float:
         """Move the centres by one batch, all rows of which count; return its inertia before."""
@@ -66,6 +69,7 @@ class State:
         centers[moved] += (means - centers[moved]) * rate
         self._reassign(rows, centers, batch_size)
         self.centers = frame.rounded(centers)
+        self.n_steps += 1
         return totals.inertia
 
     def _reassign(self, rows: Rows, centers: Float64, batch_size: int) -> None:
@@ -79,7 +83,8 @@ class State:
         if few.sum() > len(rows) // 2:
             few[np.argsort(self.counts, kind="stable")[len(rows) // 2 :]] = False
         if few.any():
-            centers[few] = rows[self.rng.choice(len(rows), int(few.sum()), replace=False)]
+            rng = np.random.default_rng([self.seed, self.n_steps])
+            centers[few] = rows[rng.choice(len(rows), int(few.sum()), replace=False)]
             self.counts[few] = self.counts[~few].min()
 
 
@@ -197,7 +202,8 @@ def start(rows: "Pool", options: Options) -> State:
             best, least = centers, inertia
     assert best is not None  # noqa: S101 - the inertia of finite rows is finite
     counts = np.zeros(options.n_clusters)
-    return State(best.astype(np.float64), counts, options.rng, options.reassignment_ratio)
+    seed = int(options.rng.randint(np.iinfo(np.int32).max))
+    return State(best.astype(np.float64), counts, seed, options.reassignment_ratio)
 
 
 def _inertia(rows: Rows, centers: Float64) -> float:
