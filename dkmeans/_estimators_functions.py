@@ -123,6 +123,6 @@ def load(path: str | os.PathLike[str]) -> BaseKMeans:
     try:
         model = kinds[name](**parameters)
         model._validate_params()  # noqa: SLF001 - of a class of ours
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise SourceError(f"{os.fspath(path)}: a damaged model ({error}).") from error
     return model._restore(attributes)  # noqa: SLF001 - of a class of ours

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,29 @@ import numpy.typing as npt
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
 
 _FORMAT, _VERSION = "dkmeans-model", 1
-_DTYPES = ("float32", "float64", "int64")
+_DTYPES = {"float32": (int, float), "float64": (int, float), "int64": (int,)}
+_NOT_FINITE = ("nan", "inf", "-inf")
 _MAX_BYTES = 1 << 30
+_SHOWN = 60  # characters of what a file holds, in messages
+_TABLE = 2  # axes
 
-_REQUIRED = {"cluster_centers_": 2, "counts_": 1, "shift": 1, "unit": 0, "n_features_in_": 0}
-_KNOWN = {
-    *_REQUIRED,
-    "feature_names_in_",
-    "inertia_",
-    "n_iter_",
-    "n_missing_",
-    "n_passes_",
-    "n_steps_",
-    "stop_reason_",
+# The attributes of an estimator: what they are, and whether there must be one.
+_ATTRIBUTES = {
+    "cluster_centers_": ("an array of floats", True),
+    "counts_": ("an array", True),
+    "shift": ("an array of floats", True),
+    "unit": ("a float", True),
+    "n_features_in_": ("an integer", True),
+    "n_iter_": ("an integer", True),
+    "n_passes_": ("an integer", True),
+    "n_missing_": ("an integer", True),
+    "inertia_": ("a number", True),
+    "stop_reason_": ("a text", True),
+    "feature_names_in_": ("a list of texts", False),
 }
+# And these, of `MiniBatchKMeans` only, to go on from.
+_STATE = dict.fromkeys(("n_steps_", "n_since", "seed"), ("an integer", True))
+_BY_ESTIMATOR = {"KMeans": _ATTRIBUTES, "MiniBatchKMeans": {**_ATTRIBUTES, **_STATE}}
 
 
 def save(
@@ -48,15 +58,14 @@ def save(
     OutputError
         If the file cannot be written.
     """
-    kept = {
-        name: None if name == "random_state" and not isinstance(value, int) else value
-        for name, value in parameters.items()
-    }
+    state = parameters.get("random_state")
+    if not isinstance(state, Integral):
+        parameters = {**parameters, "random_state": None}
     document = {
         "format": _FORMAT,
         "version": _VERSION,
         "estimator": estimator,
-        "parameters": {name: _encoded(name, value) for name, value in kept.items()},
+        "parameters": {name: _encoded(name, value) for name, value in parameters.items()},
         "attributes": {name: _encoded(name, value) for name, value in attributes.items()},
     }
     _write(Path(path), json.dumps(document, indent=1, allow_nan=False) + "\n")
@@ -76,11 +85,13 @@ def _write(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         partial.chmod(0o666 & ~_umask())  # temporary files are for their owner only
         partial.replace(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path that can be none is a ValueError
+        what = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path}: cannot be written ({what}).") from error
+    finally:
         if partial is not None:
             with suppress(OSError):
-                partial.unlink()
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
+                partial.unlink()  # gone already if all went well
 
 
 def _umask() -> int:
@@ -97,14 +108,14 @@ def _encoded(name: str, value: Any) -> Any:
         return {"float": repr(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if callable(value):
+    array = np.asarray(value)
+    if array.dtype.kind in "OU" and array.ndim and all(isinstance(a, str) for a in array.flat):
+        return [str(item) for item in array.flat]
+    if array.dtype.kind not in "iuf":
         raise InvalidArgumentError(
             f"{name} is {value!r}, which cannot be written to a file; "
             f"set_params({name}='k-means++') before saving: it is not needed to predict."
         )
-    array = np.asarray(value)
-    if array.dtype.kind in "OU":
-        return [str(item) for item in array.reshape(-1)]
     return {
         "dtype": array.dtype.name if array.dtype.name in _DTYPES else "float64",
         "shape": list(array.shape),
@@ -114,6 +125,9 @@ def _encoded(name: str, value: Any) -> Any:
 
 def load(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Read a model: the name of the estimator, its parameters and attributes.
+
+    The attributes are those that a fitted estimator of this name has, and fit together; parameters
+    are numbers, texts and arrays, and still to be checked.
 
     Raises
     ------
@@ -126,65 +140,159 @@ def load(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, A
         raise SourceError(f"{name}: not a dkmeans model.")
     if document.get("version") != _VERSION:
         raise SourceError(
-            f"{name}: a model of version {document.get('version')!r}; this dkmeans reads "
+            f"{name}: a model of version {_shown(document.get('version'))}; this dkmeans reads "
             f"version {_VERSION}. Fit again, or use the dkmeans that wrote it."
         )
     try:
-        estimator = document["estimator"]
-        parameters = {str(k): _decoded(v) for k, v in document["parameters"].items()}
-        attributes = {str(k): _decoded(v) for k, v in document["attributes"].items()}
-        _check(attributes)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise SourceError(f"{name}: a damaged model ({error!r}).") from error
-    return str(estimator), parameters, attributes
+        estimator = _estimator(document)
+        parameters = _decoded_all(document["parameters"])
+        _check_parameters(parameters)
+        attributes = _decoded_all(document["attributes"])
+        _check_kinds(attributes, _BY_ESTIMATOR[estimator])
+        _check_shapes(attributes)
+        _check_numbers(attributes)
+    except (ValueError, OverflowError) as error:
+        raise SourceError(f"{name}: a damaged model ({error}).") from error
+    return estimator, parameters, attributes
 
 
 def _parsed(path: str) -> Any:
     try:
-        if Path(path).stat().st_size > _MAX_BYTES:
+        with Path(path).open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
             raise SourceError(f"{path}: not a dkmeans model (larger than any).")
-        return json.loads(Path(path).read_bytes())
+        return json.loads(content, object_pairs_hook=_object, parse_constant=_refuse)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:  # no JSON, no text, or nested without end
         raise SourceError(f"{path}: not a dkmeans model ({error}).") from error
 
 
-def _decoded(value: Any) -> Any:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of a JSON object, of which no two have one name."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a name that occurs twice")
+    return members
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _shown(value: Any) -> str:
+    """Return a value from a file as a message shows it: not all of it."""
+    text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _estimator(document: Mapping[str, Any]) -> str:
+    """Return the estimator that a document names, if its fields are those of a model."""
+    fields = {"format", "version", "estimator", "parameters", "attributes"}
+    if document.keys() != fields:
+        raise ValueError(f"it must have the fields {', '.join(sorted(fields))}, and no other")
+    name = document["estimator"]
+    if not isinstance(name, str) or name not in _BY_ESTIMATOR:
+        raise ValueError(f"the estimator is {_shown(name)}; known are {', '.join(_BY_ESTIMATOR)}")
+    return name
+
+
+def _decoded_all(members: Any) -> dict[str, Any]:
+    if not isinstance(members, dict):
+        raise ValueError("parameters and attributes must be objects")  # noqa: TRY004 - of a file
+    return {name: _decoded(name, value) for name, value in members.items()}
+
+
+def _decoded(name: str, value: Any) -> Any:
+    """Return what `_encoded` made a value of."""
     if isinstance(value, list):
         if not all(isinstance(item, str) for item in value):
-            raise ValueError("a list of other things than texts")
+            raise ValueError(f"{_shown(name)} is a list of other things than texts")
         return np.array(value, object)
+    if not isinstance(value, dict) or value.keys() == {"float"}:
+        return _number(value)
+    if value.keys() != {"dtype", "shape", "values"}:
+        raise ValueError(f"{_shown(name)} is of no kind that is known")
+    return _array(name, value["dtype"], value["shape"], value["values"])
+
+
+def _number(value: Any) -> Any:
+    """Return a number, where it is not finite and so not JSON's; all else as it is."""
     if not isinstance(value, dict):
         return value
-    if value.keys() == {"float"}:
-        return float(value["float"])
-    if value.keys() != {"dtype", "shape", "values"} or value["dtype"] not in _DTYPES:
-        raise ValueError(f"unknown fields {sorted(value)}")
-    values = [_decoded(item) for item in value["values"]]
-    if not all(isinstance(item, int | float) for item in values):
-        raise ValueError("an array of other things than numbers")
-    shape = tuple(int(n) for n in value["shape"])
-    array: npt.NDArray[Any] = np.array(values, value["dtype"]).reshape(shape)
-    if array.shape != shape:
-        raise ValueError(f"an array of shape {array.shape}, said to be {shape}")
+    if value.keys() != {"float"} or value["float"] not in _NOT_FINITE:
+        raise ValueError("a number that is none")
+    return float(value["float"])
+
+
+def _array(name: str, dtype: Any, shape: Any, values: Any) -> npt.NDArray[Any]:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise ValueError(f"{_shown(name)} has the dtype {_shown(dtype)}")
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"{_shown(name)} has a shape that is none")
+    if not isinstance(values, list) or math.prod(shape) != len(values):
+        raise ValueError(f"{_shown(name)} has not as many values as its shape says")
+    numbers = [_number(item) for item in values]
+    if not all(type(item) in _DTYPES[dtype] for item in numbers):
+        raise ValueError(f"{_shown(name)} has values that are no {dtype}")
+    with np.errstate(over="ignore"):  # becomes infinite, and is seen
+        array: npt.NDArray[Any] = np.array(numbers, dtype).reshape(shape)
     return array
 
 
-def _check(attributes: Mapping[str, Any]) -> None:
+def _check_parameters(parameters: Mapping[str, Any]) -> None:
+    for name, value in parameters.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind not in "if":
+            raise ValueError(f"{_shown(name)} is a list of texts")
+
+
+def _check_kinds(attributes: Mapping[str, Any], known: Mapping[str, tuple[str, bool]]) -> None:
     """Raise ValueError unless the attributes are those of a fitted estimator."""
-    unknown = set(attributes) - _KNOWN
-    if unknown:
-        raise ValueError(f"unknown attributes {sorted(unknown)}")
-    for name, n_axes in _REQUIRED.items():
-        value = np.asarray(attributes[name])
-        if value.ndim != n_axes or value.dtype.kind not in "if" or not np.isfinite(value).all():
-            raise ValueError(f"{name} is not what it must be")
+    for name in attributes:
+        if name not in known:
+            raise ValueError(f"{_shown(name)} is no attribute that is known")
+    for name, (kind, required) in known.items():
+        if required and name not in attributes:
+            raise ValueError(f"{name} is missing")
+        if name in attributes and not _is_a(kind, attributes[name]):
+            raise ValueError(f"{name} must be {kind}")
+
+
+def _check_shapes(attributes: Mapping[str, Any]) -> None:
     centers, d = attributes["cluster_centers_"], attributes["n_features_in_"]
-    names = attributes.get("feature_names_in_")
-    fits = centers.dtype.kind == "f" and centers.shape[0] > 0 and centers.shape[1] == d > 0
-    fits &= attributes["counts_"].shape == centers.shape[:1]
-    fits &= attributes["shift"].shape == (d,) and attributes["unit"] > 0
-    fits &= names is None or (isinstance(names, np.ndarray) and names.shape == (d,))
-    if not fits:
-        raise ValueError("the shapes of centres, counts and features contradict each other")
+    if centers.ndim != _TABLE or not centers.size or centers.shape[1] != d:
+        raise ValueError(
+            f"cluster_centers_ has the shape {centers.shape}, and n_features_in_ is {d}"
+        )
+    expected = {"counts_": centers.shape[:1], "shift": (d,), "feature_names_in_": (d,)}
+    for name, shape in expected.items():
+        if name in attributes and attributes[name].shape != shape:
+            raise ValueError(f"{name} has the shape {attributes[name].shape}; it must be {shape}")
+
+
+def _check_numbers(attributes: Mapping[str, Any]) -> None:
+    for name in ("cluster_centers_", "counts_", "shift"):
+        if not np.isfinite(attributes[name]).all():
+            raise ValueError(f"{name} must be finite")
+    counts, unit = attributes["counts_"], attributes["unit"]
+    if (counts < 0).any() or not counts.any():
+        raise ValueError("counts_ must not be negative, nor all zero")
+    if not 0 < unit < math.inf or math.frexp(unit)[0] != 0.5:  # noqa: PLR2004 - of powers of two
+        raise ValueError("unit must be a power of two")
+    if not 0 <= attributes.get("seed", 0) < 1 << 32:
+        raise ValueError("seed must be from 0 to 2**32 - 1")
+
+
+def _is_a(kind: str, value: Any) -> bool:
+    """Return whether a value is of a kind that `_ATTRIBUTES` names."""
+    if isinstance(value, np.ndarray):
+        wanted = {"an array": "if", "an array of floats": "f", "a list of texts": "O"}
+        return value.dtype.kind in wanted.get(kind, "")
+    wanted_types = {
+        "an integer": (int,),
+        "a float": (float,),
+        "a number": (int, float),
+        "a text": (str,),
+    }
+    return type(value) in wanted_types.get(kind, ())
