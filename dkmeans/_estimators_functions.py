@@ -14,7 +14,7 @@ from dkmeans._estimators_minibatch import MiniBatchKMeans
 from dkmeans._validation import SourceError, check_integer
 
 
-def k_means(  # noqa: PLR0917 - scikit-learn's signature
+def k_means(
     X: Any,  # noqa: N803 - scikit-learn's name
     n_clusters: int,
     *,
@@ -33,8 +33,10 @@ def k_means(  # noqa: PLR0917 - scikit-learn's signature
 
     Parameters
     ----------
-    X, n_clusters, sample_weight, init, n_init, max_iter, verbose, tol, random_state, copy_x, algorithm
-        As for `KMeans` and its `fit`.
+    X, sample_weight
+        As for `KMeans.fit`.
+    n_clusters, init, n_init, max_iter, verbose, tol, random_state, copy_x, algorithm
+        As for `KMeans`.
     return_n_iter
         Whether to return the number of iterations too.
 
@@ -63,7 +65,7 @@ def kmeans_plusplus(
     n_clusters: int,
     *,
     sample_weight: Any = None,
-    x_squared_norms: Any = None,  # noqa: ARG001 - scikit-learn's signature
+    x_squared_norms: Any = None,
     random_state: Any = None,
     n_local_trials: int | None = None,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
@@ -78,7 +80,7 @@ def kmeans_plusplus(
     sample_weight
         (n,), not negative; rows of weight 0 are not chosen.
     x_squared_norms
-        Without effect: distances are computed from differences.
+        Without effect but for its length, (n,): distances are computed from differences.
     random_state
         Of the draws.
     n_local_trials
@@ -92,13 +94,19 @@ def kmeans_plusplus(
     Raises
     ------
     ValueError
-        If there are fewer rows than clusters, or values that are not finite.
+        If there are fewer rows than clusters, values that are not finite, or arguments that are
+        not as said here.
     """
     X = check_array(X, dtype=[np.float64, np.float32])  # noqa: N806 - scikit-learn's name
     check_integer("n_clusters", n_clusters, 1)
-    weights = _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
-    )
+    if n_local_trials is not None:
+        check_integer("n_local_trials", n_local_trials, 1)
+    if x_squared_norms is not None and np.shape(x_squared_norms) != X.shape[:1]:
+        raise ValueError(
+            f"The length of x_squared_norms {np.shape(x_squared_norms)} should be equal to the "
+            f"length of n_samples {len(X)}."
+        )
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     used = np.flatnonzero(weights)
     if used.size < n_clusters:
         raise ValueError(f"n_samples={used.size} should be >= n_clusters={n_clusters}.")
