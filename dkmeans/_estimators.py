@@ -1,6 +1,8 @@
 """`KMeans` for data of any size: where scikit-learn meets dkmeans."""
 
+import math
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from dkmeans._tables import Table, table
 _STORED = [np.float64, np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16]
 _RICH = ("dask", "zarr", "xarray")  # libraries whose arrays are read block by block
 _TABLE = 2  # axes
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 class BaseKMeans(
@@ -222,6 +225,13 @@ class BaseKMeans(
                 "No row counts: all have NaN." if ranges.n_missing else
                 "sample_weight is zero for every row; at least one must be above zero."
             )  # fmt: skip
+        extent = float((ranges.high / 2 - ranges.low / 2).max())
+        if extent > math.sqrt(_LARGEST / ranges.low.size / ranges.n_used / ranges.heaviest) / 2:
+            largest = max(np.abs(ranges.low).max(), np.abs(ranges.high).max())
+            raise ValueError(
+                f"Input X contains values too far apart (the largest is {largest:.3g}): sums of "
+                "their squared distances exceed float64. Scale them."
+            )
 
     def _check_size(self, data: Table) -> None:
         if data.n_rows == 0:
@@ -243,11 +253,10 @@ class BaseKMeans(
             init = check_array(init, dtype=dtype, copy=True, order="C").astype(np.float64)
             self._check_center_shape(init.shape, data.n_features)
             if n_init != 1:
-                warnings.warn(
+                warn(
                     "Explicit initial center position passed: performing only one init in "
                     f"{type(self).__name__} instead of n_init={n_init}.",
                     RuntimeWarning,
-                    stacklevel=4,
                 )
                 n_init = 1
         elif callable(init):
@@ -306,6 +315,14 @@ class BaseKMeans(
         self.stop_reason_ = solution.stop_reason
         self.n_missing_ = fitted.ranges.n_missing
         self.n_passes_ = passes.n_passes
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line that called, be it through scikit-learn's wrappers."""
+    level, frame = 2, sys._getframe(1)  # noqa: SLF001 - Python's way
+    while frame.f_back and frame.f_globals["__name__"].startswith(("dkmeans.", "sklearn.")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def _is_rich(data: Any) -> bool:
@@ -381,8 +398,8 @@ class KMeans(BaseKMeans):
         The number of clusters and centres.
     init
         "k-means++" (greedy [2]_), "k-means||" [3]_, "random", an array of centres (n_clusters,
-        n_features), or a function of ``(X, n_clusters, random_state)`` that returns one. "k-means||"
-        reads data larger than a summary in six passes more.
+        n_features), or a function of ``(X, n_clusters, random_state)`` that returns one.
+        "k-means||" reads data larger than a summary in six passes more.
     n_init
         How many starts to choose the best of; "auto" is 1, or 10 for "random" and functions. They
         run on a summary in memory, and cost no pass over larger data.
@@ -395,7 +412,8 @@ class KMeans(BaseKMeans):
     verbose
         Print a line for each iteration and pass.
     random_state
-        Of all draws. An integer gives the same bits for any chunks, scheduler and number of workers.
+        Of all draws. An integer gives the same bits for any chunks, scheduler and number of
+        workers.
     copy_x, algorithm
         Without effect: data are never changed, and there is one algorithm with one result.
     missing
@@ -406,7 +424,7 @@ class KMeans(BaseKMeans):
     Attributes
     ----------
     cluster_centers_
-        (n_clusters, n_features); float32 for float32 data, else float64.
+        (n_clusters, n_features); float32 for float32 and float16 data, else float64.
     labels_
         As `predict` returns for the fitted data: lazy for lazy data.
     inertia_
@@ -435,8 +453,8 @@ class KMeans(BaseKMeans):
     features, all others are samples. They are read block by block in their own dtype.
 
     *Two regimes.* Data of up to ``max(131072, 2000 * n_clusters)`` rows, and at most 512 MiB, are
-    solved in memory with scikit-learn's rules. Of larger data a sample of that size is, drawn in one
-    pass by the numbers of rows; its centres are refined on all rows, a pass each.
+    solved in memory with scikit-learn's rules. Of larger data a sample of that size is, drawn in
+    one pass by the numbers of rows; its centres are refined on all rows, a pass each.
 
     Sums are taken in integers and fixed point, so that their order is without effect; a weight of w
     equals w copies. The label of a row is that of the nearest centre by float64 differences.
@@ -444,7 +462,8 @@ class KMeans(BaseKMeans):
     References
     ----------
     .. [1] F. Pedregosa et al., "Scikit-learn: machine learning in Python", JMLR 12, 2011.
-    .. [2] D. Arthur and S. Vassilvitskii, "k-means++: The advantages of careful seeding", SODA 2007.
+    .. [2] D. Arthur and S. Vassilvitskii, "k-means++: The advantages of careful seeding",
+       SODA 2007.
     .. [3] B. Bahmani et al., "Scalable k-means++", PVLDB 5(7), 2012.
 
     Examples
@@ -460,7 +479,7 @@ class KMeans(BaseKMeans):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **BaseKMeans._parameter_constraints,
+        **BaseKMeans._parameter_constraints,  # noqa: SLF001 - of a class of ours
         "copy_x": ["boolean"],
         "algorithm": [StrOptions({"lloyd", "elkan"})],
     }
@@ -518,10 +537,9 @@ class KMeans(BaseKMeans):
         data = self._table(X, sample_weight, reset=True)
         self._check_size(data)
         if self.algorithm == "elkan" and self.n_clusters == 1:
-            warnings.warn(
+            warn(
                 "algorithm='elkan' doesn't make sense for a single cluster. Using 'lloyd' instead.",
                 RuntimeWarning,
-                stacklevel=3,
             )
         init, n_init = self._starts(data)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -542,11 +560,10 @@ class KMeans(BaseKMeans):
         self.labels_ = labels_of(data, self._centers)
         n_found = int(np.count_nonzero(self.counts_))
         if n_found < self.n_clusters:
-            warnings.warn(
+            warn(
                 f"Number of distinct clusters ({n_found}) found smaller than n_clusters "
                 f"({self.n_clusters}). Possibly due to duplicate points in X.",
                 ConvergenceWarning,
-                stacklevel=3,
             )
         report.finish()
         return self

@@ -1,6 +1,5 @@
 """`MiniBatchKMeans` for data of any size."""
 
-import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -10,7 +9,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
 from dkmeans import _lloyd_passes, _minibatch
-from dkmeans._estimators import BaseKMeans, labels_of
+from dkmeans._estimators import BaseKMeans, labels_of, warn
 from dkmeans._estimators_callbacks import Report, with_callbacks
 from dkmeans._frame import Frame
 from dkmeans._minibatch import Options, State
@@ -66,8 +65,8 @@ class MiniBatchKMeans(BaseKMeans):
     Notes
     -----
     `fit` reads the data once and keeps the summary that `KMeans` keeps (all rows, or a sample of
-    ``max(131072, 2000 * n_clusters)``, up to 512 MiB). Batches are drawn from it, so each holds rows
-    from all over the data, however they are sorted.
+    ``max(131072, 2000 * n_clusters)``, up to 512 MiB). Batches are drawn from it, so each holds
+    rows from all over the data, however they are sorted.
 
     `partial_fit` is one step with the rows given, as one of `fit` is with rows drawn. It goes on
     from a model that was fitted, pickled, or saved and loaded, with the same bits.
@@ -89,7 +88,7 @@ class MiniBatchKMeans(BaseKMeans):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **BaseKMeans._parameter_constraints,
+        **BaseKMeans._parameter_constraints,  # noqa: SLF001 - of a class of ours
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "compute_labels": ["boolean"],
         "max_no_improvement": [Interval(Integral, 0, None, closed="left"), None],
@@ -221,11 +220,10 @@ class MiniBatchKMeans(BaseKMeans):
         if size is None:
             size = 3 * batch_size if 3 * batch_size >= self.n_clusters else 3 * self.n_clusters
         elif size < self.n_clusters:
-            warnings.warn(
+            warn(
                 f"init_size={size} should be larger than n_clusters={self.n_clusters}. Setting it "
                 "to min(3*n_clusters, n_samples)",
                 RuntimeWarning,
-                stacklevel=4,
             )
             size = 3 * self.n_clusters
         return Options(
