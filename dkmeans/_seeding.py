@@ -1,12 +1,18 @@
 """Where k-means starts: initial centres chosen among weighted points."""
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans import _passes
 from dkmeans._kernels import points as kernels
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+
+_PARTS = 8  # of the work on many points, for threads
+_SMALL = 1 << 18  # numbers; below this, threads cost more than they save
 
 
 def kmeans_plusplus(
@@ -45,31 +51,51 @@ def choose(
 ) -> Int64:
     """Return the indices of the points that `kmeans_plusplus` chooses, from `n_trials` each."""
     n_trials = n_trials or 2 + int(np.log(n_clusters))
-    n = -(-len(points) // kernels.LANES) * kernels.LANES
-    features, weights = (
-        np.zeros((points.shape[1], n)),
-        np.append(weights, np.zeros(n - len(points))),
-    )
-    features[:, : len(points)] = points.T
+    n_tiles = -(-len(points) // kernels.LANES)
+    tiles = np.zeros((n_tiles, points.shape[1], kernels.LANES))
+    kernels.transpose(points, tiles)
+    weights = np.append(weights, np.zeros(n_tiles * kernels.LANES - len(points)))
+    weights = weights.reshape(n_tiles, kernels.LANES)
     closest = np.where(weights > 0, np.inf, 0)
-    totals = np.empty(n_trials)
+    n_parts = _PARTS if points.size > _SMALL else 1
+    cuts = np.linspace(0, n_tiles, n_parts + 1, dtype=int).tolist()
+    parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+
+    def add(center: Float64) -> None:
+        _passes.in_threads(lambda p: kernels.add_center(tiles[p], center, closest[p]), parts)
+
+    def totals_with(candidates: Float64) -> Float64:
+        totals = np.empty((n_parts, len(candidates)))
+
+        def one(number: int) -> None:
+            part = parts[number]
+            kernels.potentials(
+                tiles[part], weights[part], closest[part], candidates, totals[number]
+            )
+
+        _passes.in_threads(one, range(n_parts))
+        sums: Float64 = totals.sum(axis=0)
+        return sums
+
     chosen = [_draw(np.cumsum(weights), 1, rng)[0]]
-    kernels.add_center(features, chosen[0], closest)
+    add(points[chosen[0]])
     while len(chosen) < n_clusters:
         candidates = _draw(np.cumsum(weights * closest), n_trials, rng)
-        kernels.potentials(features, weights, closest, candidates, totals)
-        chosen.append(candidates[np.argmin(totals)])
-        kernels.add_center(features, chosen[-1], closest)
+        chosen.append(candidates[np.argmin(totals_with(points[candidates]))])
+        add(points[chosen[-1]])
     return np.array(chosen)
 
 
 def random(points: Float64, weights: Float64, n_clusters: int, rng: np.random.Generator) -> Float64:
-    """Choose points at random, none twice, with chances in proportion to their weights.
+    """Choose points at random, with chances in proportion to their weights.
 
-    The parameters and the result are those of `kmeans_plusplus`.
+    None is chosen twice while there are others. The parameters and the result are those of
+    `kmeans_plusplus`, but there may be fewer points than clusters.
     """
     shares = weights / weights.sum()
-    return points[rng.choice(len(points), n_clusters, replace=False, p=shares)]
+    n_distinct = min(n_clusters, np.count_nonzero(shares))
+    chosen = rng.choice(len(points), n_distinct, replace=False, p=shares)
+    return points[np.resize(chosen, n_clusters)]
 
 
 def _draw(cumulative: Float64, size: int, rng: np.random.Generator) -> Int64:
