@@ -169,7 +169,8 @@ class MiniBatchKMeans(BaseKMeans):
                 _minibatch.Pool(rows, weights, rng), self._options(data, rng, None)
             )
             self.n_steps_ = self.n_passes_ = self.n_missing_ = 0
-        self._state.step(rows, weights, len(rows))
+        self._state.reassignment_ratio = self.reassignment_ratio  # may have been set since
+        inertia = self._state.step(rows, weights, len(rows))
         self.n_steps_ += 1
         self.n_missing_ += ranges.n_missing
         self.n_iter_ = self.n_steps_
@@ -178,7 +179,7 @@ class MiniBatchKMeans(BaseKMeans):
             setattr(self, name, value)
         self.counts_ = self._state.counts
         self.stop_reason_ = "stopped"
-        self._label(data, Passes(), 0.0)
+        self._label(data, Passes(), inertia)
         return self
 
     def _attributes(self) -> dict[str, Any]:
@@ -200,11 +201,11 @@ class MiniBatchKMeans(BaseKMeans):
         )
         return self
 
-    def _label(self, data: Table, passes: Passes, smoothed: float) -> None:
-        """Find what follows from the centres, for all rows."""
+    def _label(self, data: Table, passes: Passes, estimate: float) -> None:
+        """Find what follows from the centres, for all rows; or take an estimated inertia."""
         self.__dict__.pop("labels_", None)
         if not self.compute_labels:
-            self.inertia_ = smoothed * float(data.n_rows)
+            self.inertia_ = estimate
             return
         self.labels_ = labels_of(data, self._centers)
         self.inertia_ = _lloyd_passes.inertia(passes, data, self._centers, self._check_ranges)

@@ -57,6 +57,8 @@ class State:
 
     def step(self, rows: Rows, weights: Float64 | None, batch_size: int) -> float:
         """Move the centres by one batch, all rows of which count; return its inertia before."""
+        self.n_since += batch_size
+        due = (self.counts == 0).any() or self.n_since >= _REASSIGN_AFTER * len(self.centers)
         frame = _frame_of(rows, weights)
         totals = frame.totals(len(self.centers))
         frame.centers(self.centers).add(rows, weights, totals)
@@ -67,19 +69,17 @@ class State:
         means = totals.exact_means()[moved]
         centers = self.centers.copy()
         centers[moved] += (means - centers[moved]) * rate
-        self._reassign(rows, centers, batch_size)
+        if due:
+            self._reassign(rows, centers)
         self.centers = frame.rounded(centers)
         self.n_steps += 1
         return totals.inertia
 
-    def _reassign(self, rows: Rows, centers: Float64, batch_size: int) -> None:
+    def _reassign(self, rows: Rows, centers: Float64) -> None:
         """Give centres that few rows reach the place of rows of the batch, as scikit-learn does."""
-        self.n_since += batch_size
-        due = (self.counts == 0).any() or self.n_since >= _REASSIGN_AFTER * len(centers)
-        if not due or not self.reassignment_ratio:
-            return
         self.n_since = 0
         few = self.counts < self.reassignment_ratio * self.counts.max()
+        few[np.argmax(self.counts)] = False  # a ratio above 1 would leave none
         if few.sum() > len(rows) // 2:
             few[np.argsort(self.counts, kind="stable")[len(rows) // 2 :]] = False
         if few.any():
@@ -122,8 +122,8 @@ class Fitted:
     Attributes
     ----------
     fit
-        Centres and frame; the weights are the counts of the last state, and the inertia is the
-        smoothed one of batches, or that of held-out rows, per weight.
+        Centres and frame; the weights are the counts of the last state, and the inertia is what
+        the smoothed one of batches, or that of held-out rows, makes of all.
     state
         The last state.
     n_steps
@@ -148,14 +148,15 @@ def fit(passes: Passes, data: Table, options: Options) -> Fitted:
     summary = RowSummary(sample.rows, sample.weights if data.is_weighted else None)
     rows = Pool(summary.rows, summary.weights, options.rng)
     held_out = None
-    if look.ranges.n_used > limit:
-        rows, held_out = rows.split(min(_HELD_OUT * options.batch_size, len(summary.rows) // 16))
+    n_held_out = min(_HELD_OUT * options.batch_size, len(summary.rows) // 16)
+    if look.ranges.n_used > limit and n_held_out:
+        rows, held_out = rows.split(n_held_out)
     n_rows = len(summary.rows) if held_out is None else look.ranges.n_used
     batch_size = min(options.batch_size, len(rows.rows))
     state = start(rows, options)
     stop = _Stop(options, held_out, batch_size, n_rows, options.tol * summary.mean_variance)
     reason: StopReason = "max_iter"
-    n_steps = 0
+    n_steps, inertia = 0, 0.0
     while n_steps < max(1, options.max_iter * n_rows // batch_size):
         before = state.centers
         inertia = state.step(rows.draw(batch_size), None, batch_size)
@@ -167,7 +168,9 @@ def fit(passes: Passes, data: Table, options: Options) -> Fitted:
             reason = "stopped"
             break
     n_iter = math.ceil(n_steps * batch_size / n_rows)
-    solution = Solution(state.centers, state.counts, stop.smoothed or 0.0, n_iter, reason)
+    weight = float(sample.weights.sum()) if data.is_weighted else look.ranges.n_used
+    mean = inertia / batch_size if stop.smoothed is None else stop.smoothed
+    solution = Solution(state.centers, state.counts, mean * weight, n_iter, reason)
     return Fitted(Fit(summary.frame, solution, look.ranges), state, n_steps)
 
 
@@ -184,7 +187,7 @@ def gather(data: Table) -> tuple[Rows, Float64 | None, Ranges]:
 def start(rows: "Pool", options: Options) -> State:
     """Choose the start with the least inertia over rows drawn for that; each from other rows."""
     size = min(options.init_size, len(rows.rows))
-    judges = rows.rows[options.rng.randint(0, len(rows.rows), size)]
+    judges = rows.draw(size)
     best, least = None, np.inf
     for _ in range(options.n_init):
         if isinstance(options.init, np.ndarray):
