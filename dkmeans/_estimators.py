@@ -242,13 +242,15 @@ class BaseKMeans(
         if data.n_rows < self.n_clusters:
             raise ValueError(f"n_samples={data.n_rows} should be >= n_clusters={self.n_clusters}.")
 
-    def _starts(self, data: Table) -> tuple[str | Float64 | Seeding, int]:
-        """Check `init`; return it as the fits take it, and how many starts to make."""
+    def _starts(self, data: Table) -> tuple[str | Float64 | Seeding, int | None]:
+        """Check `init`; return it as the fits take it, and how many starts to make, if told."""
         init, n_init = self.init, self.n_init
         dtype = np.float32 if data.dtype == np.float32 else np.float64
         is_array = not isinstance(init, str) and not callable(init)
         if n_init == "auto":
-            n_init = 1 if is_array or init in ("k-means++", "k-means||") else self._default_n_init
+            n_init = None if is_array or isinstance(init, str) else self._default_n_init
+            if init == "random" and not is_array:
+                n_init = self._default_n_init
         if is_array:
             init = check_array(init, dtype=dtype, copy=True, order="C").astype(np.float64)
             self._check_center_shape(init.shape, data.n_features)
@@ -401,8 +403,9 @@ class KMeans(BaseKMeans):
         n_features), or a function of ``(X, n_clusters, random_state)`` that returns one.
         "k-means||" reads data larger than a summary in six passes more.
     n_init
-        How many starts to choose the best of; "auto" is 1, or 10 for "random" and functions. They
-        run on a summary in memory, and cost no pass over larger data.
+        How many starts to choose the best of. "auto" is 1, or 10 for "random" and functions; over
+        data larger than a summary it is at least 4, since starts run on the summary, in memory, and
+        cost no pass.
     max_iter
         The most iterations of a run.
     tol
@@ -542,7 +545,9 @@ class KMeans(BaseKMeans):
                 RuntimeWarning,
             )
         init, n_init = self._starts(data)
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        seed = 0  # from centres that are given, there is one result
+        if not isinstance(init, np.ndarray):
+            seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         report = Report(self)
         passes = Passes(report)
         options = Options(
