@@ -22,6 +22,7 @@ from dkmeans._summary import ColourCounts, ColourSummary
 from dkmeans._summary_rows import RowSummary, blocks, farthest_of, highest
 from dkmeans._tables import Table, table
 
+SAMPLE_STARTS = 4  # they cost no pass
 _COLOUR_BANDS = (1, 3)
 
 
@@ -45,7 +46,8 @@ class Options:
     init
         "k-means++", "k-means||", "random", centres (n_clusters, d), or a function that chooses.
     n_init
-        How many starts on the summary to choose the best of.
+        How many starts on the summary to choose the best of; by default 1, or `SAMPLE_STARTS`
+        where the summary is a sample.
     max_iter, tol
         As in scikit-learn; refinement also ends when a pass lowers the inertia by less than `tol`
         times itself.
@@ -60,7 +62,7 @@ class Options:
 
     n_clusters: int
     init: str | Float64 | Seeding
-    n_init: int
+    n_init: int | None
     max_iter: int
     tol: float
     seed: int
@@ -84,13 +86,16 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     options.check(look.ranges)
     sample = look.sample.finish()
     # Rows drawn of many that all weigh the same stand for as many each: they count once.
-    summary = RowSummary(sample.rows, sample.weights if data.is_weighted else None)
-    if look.ranges.n_used <= limit:
+    is_sample = look.ranges.n_used > limit
+    weights = sample.weights if data.is_weighted else None
+    summary = RowSummary(sample.rows, weights, is_sample=is_sample)
+    if not is_sample:
         return Fit(summary.frame, _solve(summary, options, _given(options)), look.ranges)
     frame = Frame.of(
         look.ranges, summary.frame.shift, summary.rows.dtype, weighted=data.is_weighted
     )
-    start, quiet = _given(options), replace(options, watch=None)
+    start = _given(options)
+    quiet = replace(options, watch=None, n_init=options.n_init or SAMPLE_STARTS)
     if start is None and options.init == "k-means||":
         first = look.sample.rows[np.argmax(look.sample.priorities)]
         found = _seeding_parallel.candidates(
@@ -120,7 +125,7 @@ def _solve(
         options.n_clusters,
         init=given,
         seeding=_seeding.kmeans_plusplus if given is not None else seeding,  # type: ignore[arg-type]  # no array is left
-        n_init=options.n_init,
+        n_init=options.n_init or 1,
         max_iter=options.max_iter,
         tol=options.tol,
         seed=options.seed,

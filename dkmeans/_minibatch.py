@@ -9,7 +9,7 @@ batch is unbiased even where the data are sorted, and a step costs nothing that 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,13 +17,14 @@ import numpy as np
 from dkmeans import _summary_rows
 from dkmeans._frame import Float64, Frame, Ranges, Rows
 from dkmeans._lloyd import Seeding, Solution, StopReason, Watch
-from dkmeans._lloyd_passes import Fit
+from dkmeans._lloyd_passes import SAMPLE_STARTS, Fit
 from dkmeans._passes import Passes
 from dkmeans._summary_rows import RowSummary
 from dkmeans._tables import Table
 
 _REASSIGN_AFTER = 10  # rows for each cluster
 _CHECK_EVERY = 10  # steps between two looks at the held-out rows
+_GAIN = 1e-4  # the share of their inertia that a gain must have
 _HELD_OUT = 16  # batches, or 1 / 16 of the summary if that is less
 
 
@@ -103,7 +104,7 @@ class Options:
 
     n_clusters: int
     init: Seeding | Float64
-    n_init: int
+    n_init: int | None
     init_size: int
     batch_size: int
     max_iter: int
@@ -146,20 +147,43 @@ def fit(passes: Passes, data: Table, options: Options) -> Fitted:
     options.check(look.ranges)
     sample = look.sample.finish()
     summary = RowSummary(sample.rows, sample.weights if data.is_weighted else None)
-    rows = Pool(summary.rows, summary.weights, options.rng)
-    held_out = None
-    n_held_out = min(_HELD_OUT * options.batch_size, len(summary.rows) // 16)
+    pool, held_out = Pool(summary.rows, summary.weights, options.rng), None
+    n_rows, n_runs = len(summary.rows), 1
+    n_held_out = min(_HELD_OUT * options.batch_size, n_rows // 16)
     if look.ranges.n_used > limit and n_held_out:
-        rows, held_out = rows.split(n_held_out)
-    n_rows = len(summary.rows) if held_out is None else look.ranges.n_used
-    batch_size = min(options.batch_size, len(rows.rows))
-    state = start(rows, options)
-    stop = _Stop(options, held_out, batch_size, n_rows, options.tol * summary.mean_variance)
+        n_rows, n_runs = look.ranges.n_used, options.n_init or SAMPLE_STARTS
+        pool, held_out = pool.split(n_held_out)
+        options = replace(options, n_init=1)  # whole runs are compared, by rows that none has had
+    tol = options.tol * summary.mean_variance
+    runs = [_run(pool, held_out, n_rows, tol, options) for _ in range(n_runs)]
+    best = min(runs, key=lambda run: run.inertia)
+    n_iter = math.ceil(best.n_steps * min(options.batch_size, len(pool.rows)) / n_rows)
+    weight = float(sample.weights.sum()) if data.is_weighted else look.ranges.n_used
+    state = best.state
+    solution = Solution(state.centers, state.counts, best.inertia * weight, n_iter, best.reason)
+    return Fitted(Fit(summary.frame, solution, look.ranges), state, best.n_steps)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Where a run ended; the inertia is per weight, smoothed or of held-out rows."""
+
+    state: State
+    n_steps: int
+    inertia: float
+    reason: StopReason
+
+
+def _run(pool: "Pool", held_out: "Pool | None", n_rows: int, tol: float, options: Options) -> _Run:
+    """Draw batches until it is enough."""
+    batch_size = min(options.batch_size, len(pool.rows))
+    state = start(pool, options)
+    stop = _Stop(options, held_out, batch_size, n_rows, tol)
     reason: StopReason = "max_iter"
     n_steps, inertia = 0, 0.0
     while n_steps < max(1, options.max_iter * n_rows // batch_size):
         before = state.centers
-        inertia = state.step(rows.draw(batch_size), None, batch_size)
+        inertia = state.step(pool.draw(batch_size), None, batch_size)
         n_steps += 1
         if stop(n_steps, state.centers, float(((state.centers - before) ** 2).sum()), inertia):
             reason = "tol"
@@ -167,11 +191,8 @@ def fit(passes: Passes, data: Table, options: Options) -> Fitted:
         if options.watch and options.watch(n_steps, state.centers):
             reason = "stopped"
             break
-    n_iter = math.ceil(n_steps * batch_size / n_rows)
-    weight = float(sample.weights.sum()) if data.is_weighted else look.ranges.n_used
     mean = inertia / batch_size if stop.smoothed is None else stop.smoothed
-    solution = Solution(state.centers, state.counts, mean * weight, n_iter, reason)
-    return Fitted(Fit(summary.frame, solution, look.ranges), state, n_steps)
+    return _Run(state, n_steps, mean, reason)
 
 
 def gather(data: Table) -> tuple[Rows, Float64 | None, Ranges]:
@@ -189,7 +210,8 @@ def start(rows: "Pool", options: Options) -> State:
     size = min(options.init_size, len(rows.rows))
     judges = rows.draw(size)
     best, least = None, np.inf
-    for _ in range(options.n_init):
+    n_init = options.n_init or 1
+    for _ in range(n_init):
         if isinstance(options.init, np.ndarray):
             centers = options.init
         else:
@@ -200,7 +222,7 @@ def start(rows: "Pool", options: Options) -> State:
             weights = np.ones(len(points)) if rows.weights is None else rows.weights[chosen]
             rng = np.random.default_rng(options.rng.randint(np.iinfo(np.int32).max))
             centers = options.init(points, weights, options.n_clusters, rng)
-        inertia = _inertia(judges, centers) if options.n_init > 1 else 0.0
+        inertia = _inertia(judges, centers) if n_init > 1 else 0.0
         if inertia < least:
             best, least = centers, inertia
     assert best is not None  # noqa: S101 - the inertia of finite rows is finite
@@ -284,7 +306,9 @@ class _Stop:
         self.smoothed = now
         if self._tol > 0 and shift <= self._tol:
             return True
-        self._n_worse = 0 if now < self._least else self._n_worse + 1
+        # Held-out rows show every small gain, so that only gains that matter count.
+        least = self._least if self._held_out is None else self._least * (1 - _GAIN)
+        self._n_worse = 0 if now < least else self._n_worse + 1
         self._least = min(self._least, now)
         most = self._options.max_no_improvement
         return most is not None and self._n_worse >= most

@@ -24,6 +24,7 @@ from dkmeans._tables import Block, Table, TablePiece
 MIN_ROWS = 1 << 17
 ROWS_PER_CLUSTER = 2000
 MAX_BYTES = 1 << 29
+_START_SHARE = 8  # restarts run on one row in so many of a sample
 _PARTS = 8  # of the work on one summary, for threads
 _SMALL = 1 << 14  # rows times centres; below this, threads cost more than they save
 
@@ -172,6 +173,8 @@ class RowSummary:
         (n, d), at least one.
     weights
         (n,), above zero; or None where each row counts once.
+    is_sample
+        Whether the rows are a sample themselves. Then restarts run on a part of them.
 
     Attributes
     ----------
@@ -179,12 +182,15 @@ class RowSummary:
         The distinct rows, and how much each counts; None where each counts once.
     frame
         The frame around the mean of the rows.
+    depths
+        How many rows, of those that come first, are the points at each depth. The order of rows is
+        that of a hash, so they are a sample.
     """
 
-    depths: tuple[int, ...] = (0,)
-
-    def __init__(self, rows: Rows, weights: Float64 | None) -> None:
+    def __init__(self, rows: Rows, weights: Float64 | None, *, is_sample: bool = False) -> None:
         self.rows, self.weights = _distinct(rows, weights)
+        n = len(self.rows)
+        self.depths: tuple[int, ...] = (n // _START_SHARE, n) if is_sample else (n,)
         ranges = Ranges.of(self.rows, self.weights, np.arange(len(self.rows)))[0]
         weighted = self.weights is not None
         middle = ranges.low / 2 + ranges.high / 2
@@ -202,24 +208,24 @@ class RowSummary:
     def mean_variance(self) -> float:
         """The variance of the features, averaged over features; weights count as copies."""
         mean = self.frame.only(self.rows, self.weights).exact_means()
-        totals = self.assign(mean, 0)
+        totals = self.assign(mean, self.n_points)
         return float(totals.inertia / (totals.weights[0] * self.rows.shape[1]))
 
-    def n_points_at(self, depth: int) -> int:  # noqa: ARG002 - there is one depth
-        """Count the rows."""
-        return self.n_points
+    def n_points_at(self, depth: int) -> int:
+        """Count the points at `depth`."""
+        return depth
 
-    def spread_within(self, depth: int) -> float:  # noqa: ARG002 - there is one depth
-        """Return 0: the points are the rows."""
+    def spread_within(self, depth: int) -> float:  # noqa: ARG002 - true of any depth
+        """Return 0: every point is a row."""
         return 0.0
 
-    def points(self, depth: int) -> tuple[Float64, Float64]:  # noqa: ARG002 - there is one depth
-        """Return the rows and their weights as float64."""
-        weights = np.ones(self.n_points) if self.weights is None else self.weights
-        return self.rows.astype(np.float64), weights
+    def points(self, depth: int) -> tuple[Float64, Float64]:
+        """Return the rows at `depth` and their weights as float64."""
+        weights = np.ones(depth) if self.weights is None else self.weights[:depth]
+        return self.rows[:depth].astype(np.float64), weights
 
-    def assign(self, centers: Float64, depth: int) -> RowTotals:  # noqa: ARG002 - there is one depth
-        """Add each row to its nearest centre."""
+    def assign(self, centers: Float64, depth: int) -> RowTotals:
+        """Add each row at `depth` to its nearest centre."""
         prepared = self.frame.centers(centers)
 
         def part(rows: slice) -> RowTotals:
@@ -228,8 +234,8 @@ class RowSummary:
             prepared.add(self.rows[rows], weights, totals)
             return totals
 
-        n_parts = _PARTS if self.n_points * len(centers) > _SMALL else 1
-        cuts = np.linspace(0, self.n_points, n_parts + 1, dtype=int).tolist()
+        n_parts = _PARTS if depth * len(centers) > _SMALL else 1
+        cuts = np.linspace(0, depth, n_parts + 1, dtype=int).tolist()
         parts = _passes.in_threads(part, [slice(a, b) for a, b in itertools.pairwise(cuts)])
         totals = parts[0]
         for other in parts[1:]:
@@ -240,21 +246,16 @@ class RowSummary:
         """Return the weighted sum of squared distances behind `totals`."""
         return totals.inertia
 
-    def farthest(
-        self,
-        centers: Float64,
-        n: int,
-        depth: int,  # noqa: ARG002 - there is one depth
-    ) -> Iterator[tuple[int, RowTotals]]:
+    def farthest(self, centers: Float64, n: int, depth: int) -> Iterator[tuple[int, RowTotals]]:
         """Yield up to `n` rows farthest from their nearest centre, each with that centre.
 
         Rows at distance zero are left out; ties are taken in the order of the rows.
         """
+        rows, weights = self.rows[:depth], self.weights
         prepared = self.frame.centers(centers)
-        labels = prepared.assign(self.rows)
-        distances = prepared.squared_distances(self.rows, labels)
-        numbers = np.arange(self.n_points)
-        yield from farthest_of(self.frame, self.rows, self.weights, labels, distances, numbers, n)
+        labels = prepared.assign(rows)
+        distances = prepared.squared_distances(rows, labels)
+        yield from farthest_of(self.frame, rows, weights, labels, distances, np.arange(depth), n)
 
 
 def _distinct(rows: Rows, weights: Float64 | None) -> tuple[Rows, Float64 | None]:

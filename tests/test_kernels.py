@@ -368,7 +368,14 @@ def weighted_points(d, n=2 * points.LANES):
     weights = rng.uniform(1, 9, n)
     weights[-20:] = 0
     x = rng.normal(0, 100, (n, d))
-    return frozen(x), frozen(x.T.copy()), frozen(weights)
+    tiles = np.empty((n // points.LANES, d, points.LANES))
+    points.transpose(frozen(x), tiles)
+    return frozen(x), frozen(tiles), frozen(weights)
+
+
+def lanes(values):
+    """Return one value a point, as the kernels of seeding take them."""
+    return frozen(values.reshape(-1, points.LANES).copy())
 
 
 def squared_distances(a, b):
@@ -377,21 +384,21 @@ def squared_distances(a, b):
 
 @pytest.mark.parametrize("d", [1, 3, 7])
 def test_potentials_are_what_candidates_would_leave(d):
-    x, features, weights = weighted_points(d)
-    candidates = frozen(np.array([0, 5, 90]))
+    x, tiles, weights = weighted_points(d)
+    candidates = frozen(x[[0, 5, 90]])
     totals = np.empty(3)
     for closest in (np.full(len(x), 1e300), squared_distances(x, x[:2]).min(axis=1)):
-        points.potentials(features, weights, frozen(closest), candidates, totals)
-        left = np.minimum(squared_distances(x, x[candidates]), closest[:, None])
+        points.potentials(tiles, lanes(weights), lanes(closest), candidates, totals)
+        left = np.minimum(squared_distances(x, candidates), closest[:, None])
         np.testing.assert_allclose(totals, weights @ left, rtol=1e-12)
 
 
 @pytest.mark.parametrize("d", [1, 3, 7])
 def test_add_center_lowers_the_distances(d):
-    x, features, _ = weighted_points(d)
+    x, tiles, _ = weighted_points(d)
     closest = np.full(len(x), np.inf)
     for center in (4, 17, 4):
-        points.add_center(features, center, closest)
+        points.add_center(tiles, x[center], closest.reshape(-1, points.LANES))
     np.testing.assert_allclose(closest, squared_distances(x, x[[4, 17]]).min(axis=1), rtol=1e-12)
     assert closest[4] == closest[17] == 0
 

@@ -12,51 +12,61 @@ LANES = 64
 
 
 @kernel
+def transpose(points: Float64, tiles: Float64) -> None:
+    """Write points, (n, d), to tiles, OUT (m, d, LANES), m * LANES at least n."""
+    for i in range(points.shape[0]):
+        for j in range(points.shape[1]):
+            tiles[i // LANES, j, i % LANES] = points[i, j]
+
+
+@kernel
 def potentials(
-    features: Float64, weights: Float64, closest: Float64, candidates: Int64, totals: Float64
+    tiles: Float64, weights: Float64, closest: Float64, candidates: Float64, totals: Float64
 ) -> None:
     """Write the weighted sum of squared distances with each candidate as one more centre.
 
     Parameters
     ----------
-    features, weights, closest
-        (d, n), (n,) and (n,): the points, a row for each feature; the last holds each point's
-        squared distance to its nearest centre so far, or infinity. n is a multiple of LANES:
-        points of weight 0 fill up.
+    tiles, weights, closest
+        (m, d, LANES), (m, LANES) and (m, LANES): the points; the last holds each point's squared
+        distance to its nearest centre so far, or infinity. Points of weight 0 fill up.
     candidates
-        (t,) indices of points.
+        (t, d).
     totals
         OUT (t,).
     """
+    n_candidates = candidates.shape[0]
+    sums = np.zeros((n_candidates, LANES))
     distances = np.empty(LANES)
-    sums = np.empty(LANES)
-    for t in range(candidates.size):
-        sums[:] = 0
-        # Lanes are independent, so they run as vectors, and their order never changes.
-        for start in range(0, features.shape[1], LANES):
-            stop = start + LANES
+    # Lanes are independent, so they run as vectors, and their order never changes.
+    for tile in range(tiles.shape[0]):
+        for t in range(n_candidates):
             distances[:] = 0
-            for j in range(features.shape[0]):
-                feature, value = features[j, start:stop], features[j, candidates[t]]
+            for j in range(tiles.shape[1]):
+                value = candidates[t, j]
                 for lane in range(LANES):
-                    difference = feature[lane] - value
+                    difference = tiles[tile, j, lane] - value
                     distances[lane] += difference * difference
-            so_far, weight = closest[start:stop], weights[start:stop]
             for lane in range(LANES):
-                nearest = min(so_far[lane], distances[lane])
-                sums[lane] += weight[lane] * nearest
-        totals[t] = sums.sum()
+                nearest = min(closest[tile, lane], distances[lane])
+                sums[t, lane] += weights[tile, lane] * nearest
+    for t in range(n_candidates):
+        totals[t] = sums[t].sum()
 
 
 @kernel
-def add_center(features: Float64, center: int, closest: Float64) -> None:
-    """Lower `closest`, OUT (n,), to the squared distance from the point with index `center`."""
-    for i in range(features.shape[1]):
-        distance = 0.0
-        for j in range(features.shape[0]):
-            difference = features[j, i] - features[j, center]
-            distance += difference * difference
-        closest[i] = min(closest[i], distance)
+def add_center(tiles: Float64, center: Float64, closest: Float64) -> None:
+    """Lower `closest`, OUT (m, LANES), to the squared distance of each point from `center`, (d,)."""
+    distances = np.empty(LANES)
+    for tile in range(tiles.shape[0]):
+        distances[:] = 0
+        for j in range(tiles.shape[1]):
+            value = center[j]
+            for lane in range(LANES):
+                difference = tiles[tile, j, lane] - value
+                distances[lane] += difference * difference
+        for lane in range(LANES):
+            closest[tile, lane] = min(closest[tile, lane], distances[lane])
 
 
 @kernel
