@@ -13,11 +13,21 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
+from dask.highlevelgraph import HighLevelGraph
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dkmeans import _passes
-from dkmeans._passes import Cancelled, Passes, Piece, Ticker, in_threads, n_workers, partition
+from dkmeans._passes import (
+    Cancelled,
+    Inputs,
+    Passes,
+    Piece,
+    Ticker,
+    in_threads,
+    n_workers,
+    partition,
+)
 from dkmeans._tiling import grid
 
 
@@ -157,6 +167,57 @@ def test_a_cluster_within_the_process_counts_bytes_once(sources):
     assert passes.bytes_read == 30 * 40 * 2
 
 
+@dataclass(frozen=True)
+class Awaiting(Piece):
+    """A piece that cannot be read before Dask has computed something for each window."""
+
+    graph: object = None
+    blocks: tuple = ()
+
+    @property
+    def inputs(self):
+        if self.graph is None:
+            return None
+        return Inputs(self.graph, tuple(("number", window.y) for window in self.windows))
+
+    def given(self, blocks):
+        return replace(self, graph=None, blocks=tuple(blocks))
+
+
+def wait_for(part, ticker):
+    """List what Dask computed for each window."""
+    collect(part, ticker)
+    return [block for piece in part if isinstance(piece, Awaiting) for block in piece.blocks]
+
+
+def awaiting(source, compute):
+    """Return a piece of one column of windows, each of which needs `compute` of its row."""
+    windows = tuple(grid(source.shape[0], 10, (10, 10)))
+    layer = {("number", window.y): (compute, window.y) for window in windows}
+    graph = HighLevelGraph.from_collections("number", layer)
+    return Awaiting(0, source, windows, graph)
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_each_piece_gets_the_blocks_that_dask_computed_for_it(sources):
+    lone = awaiting(sources[0], operator.neg)
+    for partitions in (partition([lone]), [(whole(sources[2], 1), lone, whole(sources[1], 2))]):
+        assert Passes().run("wait", wait_for, partitions, operator.add) == [0, -10, -20]
+
+
+def pass_inside(source):
+    """Run a pass, with inputs and without, and say how many tasks it ran at once."""
+    found = Passes().run("look", collect, partition([whole(source)]), operator.add)
+    lone = awaiting(source, operator.neg)
+    blocks = Passes().run("wait", wait_for, partition([lone]), operator.add)
+    return len(found), blocks, n_workers(), in_threads(str, range(3))
+
+
+def test_a_pass_inside_a_task_does_not_wait_for_other_tasks(client, sources):
+    futures = client.map(pass_inside, [sources[0]] * 6, pure=False)
+    assert client.gather(futures) == [(12, [0, -10, -20], 1, ["0", "1", "2"])] * 6
+
+
 # Failing
 
 
@@ -265,6 +326,22 @@ def test_an_interrupt_leaves_a_cluster_ready_for_more(sources):
         Passes().run("look", dawdle, parts, operator.add)
     timer.join()
     assert len(Passes().run("look", collect, parts[:1], operator.add)) == 12
+
+
+def linger(number):
+    time.sleep(0.5)
+    return number
+
+
+@pytest.mark.usefixtures("client")
+def test_an_interrupt_while_dask_computes_blocks_leaves_a_cluster_ready_for_more(sources):
+    timer = threading.Timer(0.4, strike_by_interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        Passes().run("wait", wait_for, [(awaiting(sources[0], linger),)], operator.add)
+    timer.join()
+    lone = awaiting(sources[0], operator.neg)
+    assert Passes().run("wait", wait_for, [(lone,)], operator.add) == [0, -10, -20]
 
 
 def die_once(part, ticker):
