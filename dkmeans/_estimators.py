@@ -248,9 +248,8 @@ class BaseKMeans(
         dtype = np.float32 if data.dtype == np.float32 else np.float64
         is_array = not isinstance(init, str) and not callable(init)
         if n_init == "auto":
-            n_init = None if is_array or isinstance(init, str) else self._default_n_init
-            if init == "random" and not is_array:
-                n_init = self._default_n_init
+            is_any = callable(init) or (not is_array and init == "random")
+            n_init = 1 if is_array else self._default_n_init if is_any else None
         if is_array:
             init = check_array(init, dtype=dtype, copy=True, order="C").astype(np.float64)
             self._check_center_shape(init.shape, data.n_features)
