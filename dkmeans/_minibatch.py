@@ -23,6 +23,7 @@ from dkmeans._summary_rows import RowSummary
 from dkmeans._tables import Table
 
 _REASSIGN_AFTER = 10  # rows for each cluster
+_ENOUGH = 20  # rows of a batch for each cluster, where fewer are distinct
 _CHECK_EVERY = 10  # steps between two looks at the held-out rows
 _GAIN = 1e-4  # the share of their inertia that a gain must have
 _HELD_OUT = 16  # batches, or 1 / 16 of the summary if that is less
@@ -157,7 +158,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fitted:
     tol = options.tol * summary.mean_variance
     runs = [_run(pool, held_out, n_rows, tol, options) for _ in range(n_runs)]
     best = min(runs, key=lambda run: run.inertia)
-    n_iter = math.ceil(best.n_steps * min(options.batch_size, len(pool.rows)) / n_rows)
+    n_iter = math.ceil(best.n_steps * _batch_size(pool, options) / n_rows)
     weight = float(sample.weights.sum()) if data.is_weighted else look.ranges.n_used
     state = best.state
     solution = Solution(state.centers, state.counts, best.inertia * weight, n_iter, best.reason)
@@ -176,7 +177,7 @@ class _Run:
 
 def _run(pool: "Pool", held_out: "Pool | None", n_rows: int, tol: float, options: Options) -> _Run:
     """Draw batches until it is enough."""
-    batch_size = min(options.batch_size, len(pool.rows))
+    batch_size = _batch_size(pool, options)
     state = start(pool, options)
     stop = _Stop(options, held_out, batch_size, n_rows, tol)
     reason: StopReason = "max_iter"
@@ -185,14 +186,20 @@ def _run(pool: "Pool", held_out: "Pool | None", n_rows: int, tol: float, options
         before = state.centers
         inertia = state.step(pool.draw(batch_size), None, batch_size)
         n_steps += 1
+        wants_stop = options.watch is not None and options.watch(n_steps, state.centers)
         if stop(n_steps, state.centers, float(((state.centers - before) ** 2).sum()), inertia):
             reason = "tol"
             break
-        if options.watch and options.watch(n_steps, state.centers):
+        if wants_stop:
             reason = "stopped"
             break
     mean = inertia / batch_size if stop.smoothed is None else stop.smoothed
     return _Run(state, n_steps, mean, reason)
+
+
+def _batch_size(pool: "Pool", options: Options) -> int:
+    # Where few rows are distinct, enough of them are drawn to reach every centre.
+    return min(options.batch_size, max(len(pool.rows), _ENOUGH * options.n_clusters))
 
 
 def gather(data: Table) -> tuple[Rows, Float64 | None, Ranges]:
