@@ -209,6 +209,11 @@ class BaseKMeans(
     def _check_ranges(self, ranges: Ranges) -> None:
         """Refuse rows that cannot be clustered."""
         name = type(self).__name__
+        if ranges.first_misweighted >= 0:
+            raise ValueError(
+                "sample_weight contains negative values, NaN or infinity, first in row "
+                f"{ranges.first_misweighted}; weights must be finite and at least 0."
+            )
         if ranges.first_infinite >= 0:
             raise ValueError(
                 f"Input X contains infinity, first in row {ranges.first_infinite}; {name} takes "

@@ -41,6 +41,8 @@ class Ranges:
         The number of the first row with NaN, with an infinite value; -1 if there is none.
     n_missing
         How many rows have NaN.
+    first_misweighted
+        The number of the first row whose weight is negative, NaN or infinite, or -1.
     """
 
     low: Float64
@@ -51,6 +53,7 @@ class Ranges:
     n_missing: int = 0
     first_missing: int = -1
     first_infinite: int = -1
+    first_misweighted: int = -1
 
     @classmethod
     def of(cls, values: Rows, weights: Float64 | None, numbers: Int64) -> tuple[Self, Any]:
@@ -61,6 +64,9 @@ class Ranges:
         used = weighty.copy()
         infinite = kernels.ranges(values, used, low, high)
         missing = np.flatnonzero(weighty & ~used)
+        wrong = missing[:0]
+        if weights is not None:
+            wrong = np.flatnonzero(~np.isfinite(weights) | (weights < 0))
         n_used = int(used.sum())
         heaviest = 1.0 if weights is None else float(weights.max(initial=0.0, where=used))
         ranges = cls(
@@ -72,6 +78,7 @@ class Ranges:
             missing.size,
             int(numbers[missing[0]]) if missing.size else -1,
             int(numbers[infinite]) if infinite >= 0 else -1,
+            int(numbers[wrong[0]]) if wrong.size else -1,
         )
         return ranges, used
 
@@ -86,6 +93,7 @@ class Ranges:
             self.n_missing + other.n_missing,
             _first(self.first_missing, other.first_missing),
             _first(self.first_infinite, other.first_infinite),
+            _first(self.first_misweighted, other.first_misweighted),
         )
 
 

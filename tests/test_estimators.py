@@ -4,6 +4,7 @@ import inspect
 import tracemalloc
 from functools import cache
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
@@ -413,6 +414,22 @@ def test_weights_that_will_not_do(kind, method, weights, words):
         model.fit(normal(20, 3))
     with pytest.raises(ValueError, match=words):
         getattr(model, method)(normal(20, 3), sample_weight=weights)
+
+
+@BOTH
+@pytest.mark.parametrize("value", [-1, np.nan, np.inf])
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "score"])
+def test_a_weight_of_lazy_rows_that_will_not_do_is_found(kind, method, value):
+    rows, weights = da.from_array(normal(300, 3), chunks=100), np.ones(300)
+    model = kind(3, random_state=0)
+    if not hasattr(model, method):
+        return
+    if method == "score":
+        model.fit(rows)
+    weights[123] = value
+    for given in (weights, da.from_array(weights, chunks=100)):
+        with pytest.raises(ValueError, match="sample_weight contains .* row 123"):
+            getattr(model, method)(rows, sample_weight=given)
 
 
 @BOTH
