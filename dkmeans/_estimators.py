@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -167,7 +167,8 @@ class BaseKMeans(
         data = self._table(X, None, reset=False)
         check = _Finite(type(self).__name__, self.missing)
         if isinstance(X, np.ndarray) and not data.is_lazy:
-            check(X.reshape(-1, X.shape[-1]) if X.ndim > _TABLE else X)
+            whole = replace(check, place="")
+            whole(X.reshape(-1, X.shape[-1]) if X.ndim > _TABLE else X)
         return data, check
 
     def _table(self, X: Any, sample_weight: Any, *, reset: bool) -> Table:  # noqa: N803 - scikit-learn's name
@@ -346,6 +347,7 @@ class _Finite:
 
     name: str
     missing: str
+    place: str = " of a block"
 
     def __call__(self, values: npt.NDArray[Any]) -> None:
         if values.dtype.kind != "f" or np.isfinite(values.sum(dtype=np.float64)):
@@ -358,7 +360,7 @@ class _Finite:
             hint = "; see its parameter missing" if what == "NaN" else ""
             raise ValueError(
                 f"Input X contains {what}: {rows.size} rows, the first is row {rows[0]} of "
-                f"{len(values)}. {self.name} takes finite values only{hint}."
+                f"{len(values)}{self.place}. {self.name} takes finite values only{hint}."
             )
 
 

@@ -428,7 +428,7 @@ def test_a_weight_of_lazy_rows_that_will_not_do_is_found(kind, method, value):
         model.fit(rows)
     weights[123] = value
     for given in (weights, da.from_array(weights, chunks=100)):
-        with pytest.raises(ValueError, match="sample_weight contains .* row 123"):
+        with pytest.raises(ValueError, match=r"sample_weight contains .* row 123"):
             getattr(model, method)(rows, sample_weight=given)
 
 
@@ -474,6 +474,16 @@ def test_other_features_than_fitted(kind, method):
 def test_centres_to_start_from_that_will_not_do(kind, init, words):
     with pytest.raises(ValueError, match=words):
         kind(3, init=init).fit(normal(20, 3))
+
+
+@pytest.mark.parametrize("method", ["predict", "transform"])
+def test_lazy_rows_that_will_not_do_are_found_when_computed(method):
+    model = KMeans(3, random_state=0).fit(normal(20, 3))
+    answer = getattr(model, method)(da.from_array(rows_with(np.nan, 14), chunks=10))
+    with pytest.raises(
+        ValueError, match="contains NaN: 1 rows, the first is row 4 of 10 of a block"
+    ):
+        answer.compute()
 
 
 # Weights
