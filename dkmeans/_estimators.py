@@ -63,11 +63,11 @@ class BaseKMeans(
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:  # noqa: ARG002, N803 - scikit-learn's names
         """Fit, and return the label of each row; the same as ``fit(X).labels_``."""
-        return self.fit(X, sample_weight=sample_weight).labels_  # type: ignore[attr-defined]  # the classes have it
+        return self.fit(X, sample_weight=sample_weight).labels_
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:  # noqa: ARG002, N803 - scikit-learn's names
         """Fit, and return the distance of each row to each centre."""
-        return self.fit(X, sample_weight=sample_weight).transform(X)  # type: ignore[attr-defined]  # the classes have it
+        return self.fit(X, sample_weight=sample_weight).transform(X)
 
     def predict(self, X: Any) -> Any:  # noqa: N803 - scikit-learn's name
         """Return the index of the nearest centre of each row; ties go to the lowest.
@@ -410,7 +410,7 @@ class KMeans(BaseKMeans):
         "k-means||" reads data larger than a summary in six passes more.
     n_init
         How many starts to choose the best of. "auto" is 1, or 10 for "random" and functions; over
-        data larger than a summary it is at least 4, since starts run on the summary, in memory, and
+        data larger than a summary 1 becomes 8, since starts run on the summary, in memory, and
         cost no pass.
     max_iter
         The most iterations of a run.

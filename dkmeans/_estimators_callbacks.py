@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 from dkmeans._frame import Float64
 
+__all__ = ["CallbackSupportMixin", "Report", "with_callbacks"]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 try:
@@ -14,7 +16,7 @@ except ImportError:  # scikit-learn before 1.9
     class CallbackSupportMixin:  # type: ignore[no-redef]  # stands in for it
         """No callbacks can be set."""
 
-    def with_callbacks(method: F) -> F:  # type: ignore[misc]  # stands in for it
+    def with_callbacks(method: F) -> F:
         """Return the method as it is."""
         return method
 

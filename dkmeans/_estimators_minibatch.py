@@ -45,8 +45,8 @@ class MiniBatchKMeans(BaseKMeans):
         if a batch has less than one for each.
     n_init
         How many starts to choose from by their inertia; "auto" is 1, or 3 for "random" and
-        functions. Over data larger than a summary, how many runs to choose from by the inertia of
-        held-out rows; "auto" is 4.
+        functions. Over data larger than a summary the start is found by k-means on a part of it,
+        of so many starts the best; "auto" is 8.
     reassignment_ratio
         Centres with less than this share of the largest count are moved to rows of the batch.
 

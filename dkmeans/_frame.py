@@ -290,6 +290,15 @@ class RowTotals:
         sum_kernels.carry_limbs(self.limbs)
         return self
 
+    def add_repeated(self, distances: Float64, counts: Int64) -> None:
+        """Add squared distances, (n,), each so often as `counts`, up to 2**52, tells."""
+        # Both are cut into parts of at most 27 and 26 bits, whose products are exact.
+        high = (distances.view(np.int64) & -(1 << 27)).view(np.float64)
+        for part in (high, distances - high):
+            for times in (counts & -(1 << 26), counts & ((1 << 26) - 1)):
+                sum_kernels.add_exactly(part * times, self.limbs)
+        sum_kernels.carry_limbs(self.limbs)
+
     def copy(self) -> "RowTotals":
         """Return a copy."""
         return RowTotals(self.frame, self.counts.copy(), self.sums.copy(), self.limbs.copy())

@@ -119,8 +119,8 @@ def solve(
     """Find the centres that minimise the inertia over the points of a summary.
 
     Without `init`, `n_init` runs start from centres that `seeding` chooses among the coarsest
-    points that are enough, the best of them goes on at each finer depth, and last on the exact points. Every run
-    and its draws depend on `seed` and the points alone.
+    points that are enough, the best of them goes on at each finer depth, and last on the exact
+    points. Every run and its draws depend on `seed` and the points alone.
 
     Parameters
     ----------

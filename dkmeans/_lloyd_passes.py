@@ -22,8 +22,9 @@ from dkmeans._summary import ColourCounts, ColourSummary
 from dkmeans._summary_rows import RowSummary, blocks, farthest_of, highest
 from dkmeans._tables import Table, table
 
-SAMPLE_STARTS = 4  # they cost no pass
+SAMPLE_STARTS = 8  # they cost no pass
 _COLOUR_BANDS = (1, 3)
+_COLOURS = 1 << 16  # at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +187,22 @@ def _fit_colours(passes: Passes, data: Table, options: Options) -> Fit | None:
     mean = np.array([total / summary.weight for total in summary.total])
     frame = Frame.of(ranges, mean, np.dtype(np.uint8), weighted=False)
     init = "k-means++" if options.init == "k-means||" else None  # on all colours: as good
-    return Fit(frame, _solve(summary, options, _given(options), init), ranges)
+    solution = _solve(summary, options, _given(options), init)
+    return Fit(frame, _as_rows(summary, frame, solution), ranges)
+
+
+def _as_rows(summary: ColourSummary, frame: Frame, solution: Solution) -> Solution:
+    """Return a solution with the weights and inertia that a pass over the rows would find."""
+    centers = frame.centers(solution.centers)
+    totals = frame.totals(len(solution.centers))
+    colours = summary.colours()
+    for start in range(0, len(colours), _COLOURS):
+        part = slice(start, start + _COLOURS)
+        labels = centers.assign(colours[part])
+        np.add.at(totals.counts, labels, summary.counts[part])
+        distances = centers.squared_distances(colours[part], labels)
+        totals.add_repeated(distances, summary.counts[part])
+    return replace(solution, weights=totals.counts, inertia=totals.inertia)
 
 
 # Refinement
@@ -211,7 +227,7 @@ def step(passes: Passes, data: Table, frame: Frame, centers: Float64) -> RowTota
     return passes.run("refine", _Step(frame.centers(centers)), partitions, RowTotals.merge)
 
 
-def refine(
+def refine(  # noqa: PLR0917 - what a pass needs, and the options
     passes: Passes,
     data: Table,
     frame: Frame,

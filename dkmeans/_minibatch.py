@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 
 from dkmeans import _summary_rows
-from dkmeans._frame import Float64, Frame, Ranges, Rows
-from dkmeans._lloyd import Seeding, Solution, StopReason, Watch
+from dkmeans._frame import Float64, Frame, Int64, Ranges, Rows
+from dkmeans._lloyd import Seeding, Solution, StopReason, Watch, solve
 from dkmeans._lloyd_passes import SAMPLE_STARTS, Fit
 from dkmeans._passes import Passes
 from dkmeans._summary_rows import RowSummary
@@ -147,39 +147,51 @@ def fit(passes: Passes, data: Table, options: Options) -> Fitted:
     look = _summary_rows.look(passes, data, limit, seed)
     options.check(look.ranges)
     sample = look.sample.finish()
-    summary = RowSummary(sample.rows, sample.weights if data.is_weighted else None)
+    is_sample = look.ranges.n_used > limit
+    weights = sample.weights if data.is_weighted else None
+    summary = RowSummary(sample.rows, weights, is_sample=is_sample)
     pool, held_out = Pool(summary.rows, summary.weights, options.rng), None
-    n_rows, n_runs = len(summary.rows), 1
+    n_rows = len(summary.rows)
     n_held_out = min(_HELD_OUT * options.batch_size, n_rows // 16)
-    if look.ranges.n_used > limit and n_held_out:
-        n_rows, n_runs = look.ranges.n_used, options.n_init or SAMPLE_STARTS
+    if is_sample and n_held_out:
+        n_rows = look.ranges.n_used
         pool, held_out = pool.split(n_held_out)
-        options = replace(options, n_init=1)  # whole runs are compared, by rows that none has had
-    tol = options.tol * summary.mean_variance
-    runs = [_run(pool, held_out, n_rows, tol, options) for _ in range(n_runs)]
-    best = min(runs, key=lambda run: run.inertia)
-    n_iter = math.ceil(best.n_steps * _batch_size(pool, options) / n_rows)
+        options = replace(options, init=_start_on_part(summary, options, seed), n_init=1)
+    # Where few rows are distinct, enough of them are drawn to reach every centre.
+    enough = max(len(pool.rows), _ENOUGH * options.n_clusters)
+    batch_size = min(options.batch_size, enough)
+    stop = _Stop(options, held_out, batch_size, n_rows, options.tol * summary.mean_variance)
+    state, n_steps, mean, reason = _run(pool, stop, n_rows, batch_size, options)
     weight = float(sample.weights.sum()) if data.is_weighted else look.ranges.n_used
-    state = best.state
-    solution = Solution(state.centers, state.counts, best.inertia * weight, n_iter, best.reason)
-    return Fitted(Fit(summary.frame, solution, look.ranges), state, best.n_steps)
+    n_iter = math.ceil(n_steps * batch_size / n_rows)
+    solution = Solution(state.centers, state.counts, mean * weight, n_iter, reason)
+    return Fitted(Fit(summary.frame, solution, look.ranges), state, n_steps)
 
 
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """Where a run ended; the inertia is per weight, smoothed or of held-out rows."""
+def _start_on_part(summary: RowSummary, options: Options, seed: int) -> Float64:
+    """Return the best of some starts on a part of a sample: that of `KMeans` with this seed.
 
-    state: State
-    n_steps: int
-    inertia: float
-    reason: StopReason
+    Batches improve a start, but seldom leave the valley that it lies in.
+    """
+    if isinstance(options.init, np.ndarray):
+        return options.init
+    n = max(options.init_size, summary.depths[0])
+    weights = None if summary.weights is None else summary.weights[:n]
+    solution = solve(
+        RowSummary(summary.rows[:n], weights),
+        options.n_clusters,
+        seeding=options.init,
+        n_init=options.n_init or SAMPLE_STARTS,
+        seed=seed,
+    )
+    return solution.centers
 
 
-def _run(pool: "Pool", held_out: "Pool | None", n_rows: int, tol: float, options: Options) -> _Run:
-    """Draw batches until it is enough."""
-    batch_size = _batch_size(pool, options)
+def _run(
+    pool: "Pool", stop: "_Stop", n_rows: int, batch_size: int, options: Options
+) -> tuple[State, int, float, StopReason]:
+    """Draw batches until it is enough; return the state, steps, inertia per weight and reason."""
     state = start(pool, options)
-    stop = _Stop(options, held_out, batch_size, n_rows, tol)
     reason: StopReason = "max_iter"
     n_steps, inertia = 0, 0.0
     while n_steps < max(1, options.max_iter * n_rows // batch_size):
@@ -194,12 +206,7 @@ def _run(pool: "Pool", held_out: "Pool | None", n_rows: int, tol: float, options
             reason = "stopped"
             break
     mean = inertia / batch_size if stop.smoothed is None else stop.smoothed
-    return _Run(state, n_steps, mean, reason)
-
-
-def _batch_size(pool: "Pool", options: Options) -> int:
-    # Where few rows are distinct, enough of them are drawn to reach every centre.
-    return min(options.batch_size, max(len(pool.rows), _ENOUGH * options.n_clusters))
+    return state, n_steps, mean, reason
 
 
 def gather(data: Table) -> tuple[Rows, Float64 | None, Ranges]:
@@ -222,7 +229,7 @@ def start(rows: "Pool", options: Options) -> State:
         if isinstance(options.init, np.ndarray):
             centers = options.init
         else:
-            chosen = slice(None)
+            chosen: slice | Int64 = slice(None)
             if size < len(rows.rows):
                 chosen = options.rng.randint(0, len(rows.rows), size)
             points = rows.rows[chosen].astype(np.float64)

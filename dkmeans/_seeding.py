@@ -93,7 +93,7 @@ def random(points: Float64, weights: Float64, n_clusters: int, rng: np.random.Ge
     `kmeans_plusplus`, but there may be fewer points than clusters.
     """
     shares = weights / weights.sum()
-    n_distinct = min(n_clusters, np.count_nonzero(shares))
+    n_distinct = min(n_clusters, int(np.count_nonzero(shares)))
     chosen = rng.choice(len(points), n_distinct, replace=False, p=shares)
     return points[np.resize(chosen, n_clusters)]
 

@@ -144,7 +144,7 @@ def _merged(looks: list[Look]) -> Look:
 
 
 def blocks(partition: Partition, tick: Ticker) -> Iterator[Block]:
-    """Yield the blocks of a partition of a table; each counts as read when the next is asked for."""
+    """Yield the blocks of a partition; each counts as read when the next is asked for."""
     for piece in partition:
         assert isinstance(piece, TablePiece)  # noqa: S101 - tells the type checker what tables are made of
         for block in piece.blocks():

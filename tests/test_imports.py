@@ -19,11 +19,13 @@ ROOT = Path(dkmeans.__file__).parent
 FLOORS = (
     ("_validation",),
     ("_kernels", "_tiling", "_palette"),
-    ("_passes",),
+    ("_passes", "_frame"),
     ("_tables",),
-    ("_summary", "_seeding"),
+    ("_summary",),
+    ("_seeding",),
     ("_lloyd",),
-    ("images",),
+    ("_minibatch", "_model"),
+    ("_estimators", "images"),
     ("_report",),
     ("_cli",),
 )

@@ -56,7 +56,7 @@ def potentials(
 
 @kernel
 def add_center(tiles: Float64, center: Float64, closest: Float64) -> None:
-    """Lower `closest`, OUT (m, LANES), to the squared distance of each point from `center`, (d,)."""
+    """Lower `closest`, OUT (m, LANES), to each point's squared distance from `center`, (d,)."""
     distances = np.empty(LANES)
     for tile in range(tiles.shape[0]):
         distances[:] = 0
