@@ -9,7 +9,8 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import _check_sample_weight
 
 from dkmeans import _model, _seeding
-from dkmeans._estimators import BaseKMeans, KMeans
+from dkmeans._estimators import KMeans
+from dkmeans._estimators_base import BaseKMeans
 from dkmeans._estimators_minibatch import MiniBatchKMeans
 from dkmeans._validation import SourceError, check_integer
 

@@ -9,7 +9,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
 from dkmeans import _lloyd_passes, _minibatch
-from dkmeans._estimators import BaseKMeans, labels_of, warn
+from dkmeans._estimators_base import BaseKMeans, labels_of, warn
 from dkmeans._estimators_callbacks import Report, with_callbacks
 from dkmeans._frame import Frame
 from dkmeans._minibatch import Options, State

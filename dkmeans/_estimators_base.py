@@ -1,0 +1,392 @@
+"""What `KMeans` and `MiniBatchKMeans` share: data at the door, and answers of a fitted model."""
+
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+)
+from sklearn.utils import check_array
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from dkmeans import _lloyd_passes, _model
+from dkmeans._estimators_callbacks import CallbackSupportMixin
+from dkmeans._frame import Centers, Float64, Frame, Ranges
+from dkmeans._lloyd import Seeding
+from dkmeans._lloyd_passes import Fit
+from dkmeans._passes import Passes
+from dkmeans._tables import Table, table
+
+# What is kept as stored; other numbers become float64.
+_STORED = [np.float64, np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16]
+_RICH = ("dask", "zarr", "xarray")  # libraries whose arrays are read block by block
+_TABLE = 2  # axes
+_LARGEST = float(np.finfo(np.float64).max)
+
+
+class BaseKMeans(
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    ClusterMixin,
+    BaseEstimator,
+):
+    """All of an estimator but its constructor and `fit`."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "init": [StrOptions({"k-means++", "k-means||", "random"}), callable, "array-like"],
+        "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+        "missing": [StrOptions({"error", "ignore"})],
+        "feature_dim": [str, None],
+    }
+
+    _default_n_init: ClassVar[int]
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:  # noqa: ARG002, N803 - scikit-learn's names
+        """Fit, and return the label of each row; the same as ``fit(X).labels_``."""
+        return self.fit(X, sample_weight=sample_weight).labels_
+
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:  # noqa: ARG002, N803 - scikit-learn's names
+        """Fit, and return the distance of each row to each centre."""
+        return self.fit(X, sample_weight=sample_weight).transform(X)
+
+    def predict(self, X: Any) -> Any:  # noqa: N803 - scikit-learn's name
+        """Return the index of the nearest centre of each row; ties go to the lowest.
+
+        Parameters
+        ----------
+        X
+            Rows of as many features as were fitted, of any kind that `fit` takes.
+
+        Returns
+        -------
+        labels
+            int32, of the shape of the leading axes of `X`: (n,) for a table. An ndarray for data
+            in memory; for Dask and Zarr a lazy Dask array with the chunks of `X`, of which nothing
+            is computed; a DataArray for a DataArray; a list for a list. With
+            ``missing="ignore"``, rows with NaN have the label -1.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not been called.
+        ValueError
+            If `X` has another number of features or other names of them; if it holds infinite
+            values, or NaN that is not to be ignored. For lazy data the latter are found when the
+            labels are computed.
+        """
+        data, check = self._given(X)
+        return data.map(_Labels(self._centers, check), np.dtype(np.int32))
+
+    def transform(self, X: Any) -> Any:  # noqa: N803 - scikit-learn's name
+        """Return the Euclidean distance of each row to each centre.
+
+        `X` and what is raised are as for `predict`. The result has one more axis, of length
+        `n_clusters`; its dtype is that of `cluster_centers_`. Rows with NaN have NaN distances.
+        """
+        data, check = self._given(X)
+        dtype = self.cluster_centers_.dtype
+        return data.map(_Distances(self._centers, check), dtype, columns=len(self.cluster_centers_))
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: ARG002, N803 - scikit-learn's names
+        """Return the inertia of `X`, negative. Lazy data are read once."""
+        check_is_fitted(self)
+        data = self._table(X, sample_weight, reset=False)
+        return -_lloyd_passes.inertia(Passes(), data, self._centers, self._check_ranges)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a JSON file of numbers and names, a few kB for usual models.
+
+        The parameters and what `predict`, `transform` and `score` need are kept; `labels_` is not.
+        `dkmeans.load` reads it. The file appears when it is complete, and replaces another one.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not been called.
+        InvalidArgumentError
+            If a parameter cannot be written, as a function.
+        OutputError
+            If the file cannot be written.
+        """
+        check_is_fitted(self)
+        _model.save(path, type(self).__name__, self.get_params(), self._attributes())
+
+    def _attributes(self) -> dict[str, Any]:
+        """Return what makes a fitted estimator of an unfitted one."""
+        names = (
+            "cluster_centers_", "counts_", "inertia_", "n_iter_", "n_passes_", "stop_reason_",
+            "n_missing_", "n_features_in_", "feature_names_in_", "n_steps_",
+        )  # fmt: skip
+        kept = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return {**kept, "shift": self._frame.shift, "unit": self._frame.unit}
+
+    def _restore(self, attributes: dict[str, Any]) -> Self:
+        """Become fitted by what `_attributes` returned."""
+        shift, unit = attributes.pop("shift"), attributes.pop("unit")
+        for name, value in attributes.items():
+            setattr(self, name, value)
+        self._n_features_out = len(self.cluster_centers_)
+        dtype = self.cluster_centers_.dtype
+        self._frame = Frame(shift, unit, np.ones_like(shift), np.dtype(dtype), dtype, deep=True)
+        return self
+
+    @property
+    def _centers(self) -> Centers:
+        return self._frame.centers(self.cluster_centers_)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing == "ignore"
+        return tags
+
+    # At the door
+
+    def _given(self, X: Any) -> tuple[Table, Callable[[npt.NDArray[Any]], None]]:  # noqa: N803 - scikit-learn's name
+        """Check data to label; return them, and the check that is due for each block."""
+        check_is_fitted(self)
+        data = self._table(X, None, reset=False)
+        check = _Finite(type(self).__name__, self.missing)
+        if isinstance(X, np.ndarray) and not data.is_lazy:
+            whole = replace(check, place="")
+            whole(X.reshape(-1, X.shape[-1]) if X.ndim > _TABLE else X)
+        return data, check
+
+    def _table(self, X: Any, sample_weight: Any, *, reset: bool) -> Table:  # noqa: N803 - scikit-learn's name
+        """Check data of any kind, and return them as rows of features."""
+        if _is_rich(X):
+            data = table(X, sample_weight, self.feature_dim)
+            self._check_features(data, reset=reset)
+            return data
+        X = validate_data(  # noqa: N806 - scikit-learn's name
+            self, X, reset=reset, dtype=_STORED, ensure_all_finite=False, accept_sparse=False
+        )
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
+        return table(X, sample_weight)
+
+    def _check_features(self, data: Table, *, reset: bool) -> None:
+        """Take over, or compare, the number and names of features."""
+        names = None if data.names is None else np.asarray(data.names, object)
+        if reset:
+            self.n_features_in_ = data.n_features
+            self.__dict__.pop("feature_names_in_", None)
+            if names is not None:
+                self.feature_names_in_ = names
+            return
+        if data.n_features != self.n_features_in_:
+            raise ValueError(
+                f"X has {data.n_features} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input."
+            )
+        fitted = getattr(self, "feature_names_in_", None)
+        if names is not None and fitted is not None and names.tolist() != fitted.tolist():
+            raise ValueError(
+                "The feature names should match those that were passed during fit. Given: "
+                f"{names.tolist()}; fitted: {fitted.tolist()}."
+            )
+
+    def _check_ranges(self, ranges: Ranges) -> None:
+        """Refuse rows that cannot be clustered."""
+        name = type(self).__name__
+        if ranges.first_misweighted >= 0:
+            raise ValueError(
+                "sample_weight contains negative values, NaN or infinity, first in row "
+                f"{ranges.first_misweighted}; weights must be finite and at least 0."
+            )
+        if ranges.first_infinite >= 0:
+            raise ValueError(
+                f"Input X contains infinity, first in row {ranges.first_infinite}; {name} takes "
+                "finite values only."
+            )
+        if ranges.n_missing and self.missing == "error":
+            raise ValueError(
+                f"Input X contains NaN: {ranges.n_missing} rows, the first is row "
+                f"{ranges.first_missing}. Leave such rows out with {name}(missing='ignore'), or "
+                "fill them in."
+            )
+        if not ranges.n_used:
+            raise ValueError(
+                "No row counts: all have NaN." if ranges.n_missing else
+                "sample_weight is zero for every row; at least one must be above zero."
+            )  # fmt: skip
+        extent = float((ranges.high / 2 - ranges.low / 2).max())
+        if extent > math.sqrt(_LARGEST / ranges.low.size / ranges.n_used / ranges.heaviest) / 2:
+            largest = max(np.abs(ranges.low).max(), np.abs(ranges.high).max())
+            raise ValueError(
+                f"Input X contains values too far apart (the largest is {largest:.3g}): sums of "
+                "their squared distances exceed float64. Scale them."
+            )
+
+    def _check_size(self, data: Table) -> None:
+        if data.n_rows == 0:
+            raise ValueError(
+                f"Found array with 0 sample(s) (shape={data.shape}) while a minimum of 1 is "
+                f"required by {type(self).__name__}."
+            )
+        if data.n_rows < self.n_clusters:
+            raise ValueError(f"n_samples={data.n_rows} should be >= n_clusters={self.n_clusters}.")
+
+    def _starts(self, data: Table) -> tuple[str | Float64 | Seeding, int | None]:
+        """Check `init`; return it as the fits take it, and how many starts to make, if told."""
+        init, n_init = self.init, self.n_init
+        dtype = np.float32 if data.dtype == np.float32 else np.float64
+        is_array = not isinstance(init, str) and not callable(init)
+        if n_init == "auto":
+            is_any = callable(init) or (not is_array and init == "random")
+            n_init = 1 if is_array else self._default_n_init if is_any else None
+        if is_array:
+            init = check_array(init, dtype=dtype, copy=True, order="C").astype(np.float64)
+            self._check_center_shape(init.shape, data.n_features)
+            if n_init != 1:
+                warn(
+                    "Explicit initial center position passed: performing only one init in "
+                    f"{type(self).__name__} instead of n_init={n_init}.",
+                    RuntimeWarning,
+                )
+                n_init = 1
+        elif callable(init):
+            init = self._seeding_of(init, dtype)
+        return init, n_init
+
+    def _seeding_of(self, function: Callable[..., Any], dtype: Any) -> Seeding:
+        """Return a user's `init` function as a seeding."""
+
+        def seeding(
+            points: Float64,
+            weights: Float64,  # noqa: ARG001 - scikit-learn's functions are not told
+            n_clusters: int,
+            rng: np.random.Generator,
+        ) -> Float64:
+            state = np.random.RandomState(int(rng.integers(2**31)))
+            centers = function(points.astype(dtype), n_clusters, random_state=state)
+            centers = check_array(centers, dtype=dtype, order="C")
+            self._check_center_shape(centers.shape, points.shape[1])
+            result: Float64 = centers.astype(np.float64)
+            return result
+
+        return seeding
+
+    def _check_center_shape(self, shape: tuple[int, ...], n_features: int) -> None:
+        for axis, (what, n) in enumerate(
+            (("number of clusters", self.n_clusters),
+             ("number of features of the data", n_features))
+        ):  # fmt: skip
+            if shape[axis] != n:
+                raise ValueError(
+                    f"The shape of the initial centers {shape} does not match the {what} {n}."
+                )
+
+    def _state_at(self, centers: Float64, frame: Frame | None = None) -> dict[str, Any]:
+        """Return the attributes of an estimator with these centres, by default in their frame."""
+        if frame is None:
+            ranges, _ = Ranges.of(centers, None, np.arange(len(centers)))
+            frame = Frame.of(ranges, centers.mean(axis=0), centers.dtype, weighted=False)
+        return {
+            "cluster_centers_": centers.astype(frame.center_dtype),
+            "_frame": frame,
+            "_n_features_out": len(centers),
+        }
+
+    def _adopt(self, fitted: Fit, passes: Passes, data: Table) -> None:
+        """Take over what a fit found."""
+        solution = fitted.solution
+        for name, value in self._state_at(solution.centers, fitted.frame).items():
+            setattr(self, name, value)
+        self.counts_ = solution.weights
+        if not data.is_weighted:
+            self.counts_ = self.counts_.astype(np.int64)
+        self.inertia_ = solution.inertia
+        self.n_iter_ = solution.n_iter
+        self.stop_reason_ = solution.stop_reason
+        self.n_missing_ = fitted.ranges.n_missing
+        self.n_passes_ = passes.n_passes
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line that called, be it through scikit-learn's wrappers."""
+    level, frame = 2, sys._getframe(1)  # noqa: SLF001 - Python's way
+    while frame.f_back and frame.f_globals["__name__"].startswith(("dkmeans.", "sklearn.")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _is_rich(data: Any) -> bool:
+    """Return whether data are of a kind that scikit-learn's checks do not know."""
+    if isinstance(data, list | tuple) and data:
+        return getattr(data[0], "ndim", 0) >= _TABLE
+    if isinstance(data, np.ndarray):
+        return data.ndim > _TABLE and data.dtype != object
+    return isinstance(data, str | os.PathLike) or type(data).__module__.startswith(_RICH)
+
+
+@dataclass(frozen=True)
+class _Finite:
+    """Refuses blocks with infinite values, or with NaN unless it is to be ignored."""
+
+    name: str
+    missing: str
+    place: str = " of a block"
+
+    def __call__(self, values: npt.NDArray[Any]) -> None:
+        if values.dtype.kind != "f" or np.isfinite(values.sum(dtype=np.float64)):
+            return
+        bad = np.isinf(values) if self.missing == "ignore" else ~np.isfinite(values)
+        rows = np.flatnonzero(bad.any(axis=1))
+        if rows.size:
+            row = values[rows[0]]
+            what = "NaN" if np.isnan(row).any() else "infinity"
+            hint = "; see its parameter missing" if what == "NaN" else ""
+            raise ValueError(
+                f"Input X contains {what}: {rows.size} rows, the first is row {rows[0]} of "
+                f"{len(values)}{self.place}. {self.name} takes finite values only{hint}."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Labels:
+    """Labels a block."""
+
+    centers: Centers
+    check: Callable[[npt.NDArray[Any]], None] | None
+
+    def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self.check:
+            self.check(values)
+        return self.centers.assign(values)
+
+
+def labels_of(data: Table, centers: Centers) -> Any:
+    """Return the labels of data that a fit has seen, and so checked."""
+    return data.map(_Labels(centers, None), np.dtype(np.int32))
+
+
+@dataclass(frozen=True, eq=False)
+class _Distances:
+    """Measures a block."""
+
+    centers: Centers
+    check: Callable[[npt.NDArray[Any]], None]
+
+    def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        self.check(values)
+        return self.centers.distances(values)
