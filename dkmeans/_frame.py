@@ -168,9 +168,10 @@ class Frame:
         offsets = centers.astype(np.float64) - self.shift
         k, d = offsets.shape
         padded = np.zeros((_up(k), _up(d)), self.precision)
-        padded[:k, :d] = offsets * self.unit
         halves = np.full(_up(k), np.inf, self.precision)
-        halves[:k] = ((offsets * self.unit) ** 2).sum(axis=1) / 2
+        with np.errstate(over="ignore"):  # rows are then compared with all centres exactly
+            padded[:k, :d] = offsets * self.unit
+            halves[:k] = ((offsets * self.unit) ** 2).sum(axis=1) / 2
         return Centers(self, offsets, padded, halves)
 
     def totals(self, n_clusters: int) -> "RowTotals":

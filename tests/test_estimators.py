@@ -222,6 +222,20 @@ def test_every_start_finds_clear_clusters(init):
     assert len(set(zip(truth.tolist(), model.labels_.tolist(), strict=True))) == 3
 
 
+@BOTH
+@pytest.mark.parametrize("far", [1e20, 1e60])
+def test_a_start_may_be_far_away(kind, far):
+    rows = rows_of("overlap")
+    init = np.concatenate([rows[:2], [[far, 0, -far]]])
+    model = kind(3, init=init, n_init=1, random_state=0).fit(rows)
+    np.testing.assert_array_equal(
+        model.labels_, squared_distances(rows, model.cluster_centers_).argmin(axis=1)
+    )
+    assert (np.bincount(model.labels_) > 0).all()
+    model.cluster_centers_[:] = init
+    assert set(model.predict(rows)) == {0, 1}
+
+
 # When it ends
 
 
