@@ -84,7 +84,9 @@ class KMeans(BaseKMeans):
 
     *Two regimes.* Data of up to ``max(131072, 2000 * n_clusters)`` rows, and at most 512 MiB, are
     solved in memory with scikit-learn's rules. Of larger data a sample of that size is, drawn in
-    one pass by the numbers of rows; its centres are refined on all rows, a pass each.
+    one pass by the numbers of rows; its centres are refined on all rows, a pass each. Integers
+    without weights of which few are distinct (8-bit colours, or not more than a summary holds) are
+    counted in one pass, and solved exactly.
 
     Sums are taken in integers and fixed point, so that their order is without effect; a weight of w
     equals w copies. The label of a row is that of the nearest centre by float64 differences.

@@ -19,12 +19,12 @@ from dkmeans._kernels import sums as sum_kernels
 from dkmeans._lloyd import Seeding, Solution, StopReason, Watch, solve
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._summary import ColourCounts, ColourSummary
-from dkmeans._summary_rows import RowSummary, blocks, farthest_of, highest
+from dkmeans._summary_rows import Look, RowSummary, blocks, farthest_of, highest
 from dkmeans._tables import Table, table
 
 SAMPLE_STARTS = 8  # they cost no pass
 _COLOUR_BANDS = (1, 3)
-_COLOURS = 1 << 16  # at a time
+_AT_A_TIME = 1 << 16  # colours
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +75,9 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     """Fit centres to the rows of a table.
 
     Data of up to `_summary_rows.size` rows are read once and solved in memory. Of larger data a
-    sample of so many rows is solved, and its centres are refined in passes. 8-bit rows of one or
-    three features without weights are read once too, however many: their colours are counted.
+    sample of so many rows is solved, and its centres are refined in passes. Integers without
+    weights are read once too, however many, if few of them are distinct: then these are counted.
+    8-bit rows of one or three features always are.
     """
     limit = _summary_rows.size(options.n_clusters, data.n_features, data.dtype.itemsize)
     if data.n_rows > limit and _is_colour(data):
@@ -87,6 +88,8 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     options.check(look.ranges)
     sample = look.sample.finish()
     # Rows drawn of many that all weigh the same stand for as many each: they count once.
+    if look.distinct is not None:
+        return _fit_distinct(look, options)
     is_sample = look.ranges.n_used > limit
     weights = sample.weights if data.is_weighted else None
     summary = RowSummary(sample.rows, weights, is_sample=is_sample)
@@ -188,20 +191,31 @@ def _fit_colours(passes: Passes, data: Table, options: Options) -> Fit | None:
     frame = Frame.of(ranges, mean, np.dtype(np.uint8), weighted=False)
     init = "k-means++" if options.init == "k-means||" else None  # on all colours: as good
     solution = _solve(summary, options, _given(options), init)
-    return Fit(frame, _as_rows(summary, frame, solution), ranges)
+    return Fit(frame, _as_rows(summary.colours(), summary.counts, frame, solution), ranges)
 
 
-def _as_rows(summary: ColourSummary, frame: Frame, solution: Solution) -> Solution:
-    """Return a solution with the weights and inertia that a pass over the rows would find."""
+def _fit_distinct(look: Look, options: Options) -> Fit:
+    """Fit to the distinct rows and their counts, which are all there is to know."""
+    assert look.distinct is not None  # noqa: S101 - the caller looked
+    rows, counts = look.distinct
+    summary = RowSummary(rows, counts)
+    solution = _solve(summary, options, _given(options))
+    frame = Frame.of(look.ranges, summary.frame.shift, rows.dtype, weighted=False)
+    return Fit(frame, _as_rows(rows, counts.astype(np.int64), frame, solution), look.ranges)
+
+
+def _as_rows(rows: Rows, counts: Int64, frame: Frame, solution: Solution) -> Solution:
+    """Return a solution with the weights and inertia that a pass over all rows would find.
+
+    `rows` are the distinct ones, and `counts` how often they occur.
+    """
     centers = frame.centers(solution.centers)
     totals = frame.totals(len(solution.centers))
-    colours = summary.colours()
-    for start in range(0, len(colours), _COLOURS):
-        part = slice(start, start + _COLOURS)
-        labels = centers.assign(colours[part])
-        np.add.at(totals.counts, labels, summary.counts[part])
-        distances = centers.squared_distances(colours[part], labels)
-        totals.add_repeated(distances, summary.counts[part])
+    for start in range(0, len(rows), _AT_A_TIME):
+        part = slice(start, start + _AT_A_TIME)
+        labels = centers.assign(rows[part])
+        np.add.at(totals.counts, labels, counts[part])
+        totals.add_repeated(centers.squared_distances(rows[part], labels), counts[part])
     return replace(solution, weights=totals.counts, inertia=totals.inertia)
 
 

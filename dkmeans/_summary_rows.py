@@ -9,9 +9,9 @@ it is a uniform sample.
 """
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
 
 import numpy as np
 
@@ -58,18 +58,18 @@ class Sample:
     priorities: Float64
 
     @classmethod
-    def of(cls, limit: int, block: Block, weights: Float64, seed: int) -> "Sample":
-        """Draw from the rows of one block that have a weight, (n,), above 0."""
-        used = np.flatnonzero(weights)
-        numbers = block.numbers()[used]
+    def of(
+        cls, limit: int, block: Block, weights: Float64, seed: int, floor: float = 0.0
+    ) -> "Sample":
+        """Draw from the rows of a block that have a weight, (n,), and a priority above `floor`."""
+        numbers = block.numbers()
         chances = np.empty(len(numbers))
         kernels.uniform(seed, numbers, chances)
-        priorities = weights[used] / chances
-        chosen = highest(priorities, numbers, limit + 1)
-        origin = used[chosen]
-        return cls(
-            limit, block.values[origin], numbers[chosen], weights[origin], priorities[chosen]
-        )
+        priorities = weights / chances
+        used = np.flatnonzero(priorities > floor)
+        origin = used[highest(priorities[used], numbers[used], limit + 1)]
+        rows = block.values[origin]
+        return cls(limit, rows, numbers[origin], weights[origin], priorities[origin])
 
     def merge(self, *others: "Sample") -> "Sample":
         """Return the sample of all rows that these were drawn from."""
@@ -106,41 +106,60 @@ def highest(priorities: Float64, numbers: Int64, n: int) -> Int64:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What the first pass brings: the ranges of all rows, and a sample."""
+    """What the first pass brings: the ranges of all rows, and a sample.
+
+    `distinct` are the distinct rows and how often each occurs, float64; or None if they were not
+    wanted, or are more than the sample may have.
+    """
 
     ranges: Ranges
     sample: Sample
+    distinct: tuple[Rows, Float64] | None
 
-    def merge(self, other: "Look") -> "Look":
-        """Return what a pass over both parts would bring."""
-        return Look(self.ranges.merge(other.ranges), self.sample.merge(other.sample))
+    def merge(self, *others: "Look") -> "Look":
+        """Return what a pass over all parts would bring."""
+        parts = (self, *others)
+        return Look(
+            reduce(Ranges.merge, (part.ranges for part in parts)),
+            self.sample.merge(*(part.sample for part in others)),
+            _join([part.distinct for part in parts], self.sample.limit),
+        )
+
+
+def _join(parts: Sequence[tuple[Rows, Float64] | None], limit: int) -> tuple[Rows, Float64] | None:
+    """Return the distinct rows of all parts, unless some are not known or they are too many."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    rows, counts = (np.concatenate(columns) for columns in zip(*known, strict=True))
+    rows, counts = join_equal(rows, counts)
+    return (rows, counts) if len(rows) <= limit else None
 
 
 @dataclass(frozen=True)
 class _Look:
-    """Looks at the rows of a partition."""
+    """Looks at the rows of a partition; rows of priorities up to `floor` are not kept."""
 
     limit: int
     seed: int
+    floor: float
+    count: bool
 
     def __call__(self, partition: Partition, tick: Ticker) -> Look:
-        looks = []
+        looks: list[Look] = []
         for block in blocks(partition, tick):
             ranges, used = Ranges.of(block.values, block.weights, block.numbers())
             weights = used.astype(np.float64)
             if block.weights is not None:
                 weights[used] = block.weights[used]
-            looks.append(Look(ranges, Sample.of(self.limit, block, weights, self.seed)))
-            if sum(len(look.sample.rows) for look in looks) > 2 * self.limit:
-                looks = [_merged(looks)]
-        return _merged(looks)
-
-
-def _merged(looks: list[Look]) -> Look:
-    ranges = looks[0].ranges
-    for look in looks[1:]:
-        ranges = ranges.merge(look.ranges)
-    return Look(ranges, looks[0].sample.merge(*(look.sample for look in looks[1:])))
+            sample = Sample.of(self.limit, block, weights, self.seed, self.floor)
+            distinct = None
+            if self.count and (not looks or looks[0].distinct is not None):
+                distinct = join_equal(block.values, weights)
+            looks.append(Look(ranges, sample, distinct))
+            if self.count or sum(len(look.sample.rows) for look in looks) > 2 * self.limit:
+                looks = [looks[0].merge(*looks[1:])]
+        return looks[0].merge(*looks[1:])
 
 
 def blocks(partition: Partition, tick: Ticker) -> Iterator[Block]:
@@ -155,10 +174,20 @@ def blocks(partition: Partition, tick: Ticker) -> Iterator[Block]:
 def look(passes: Passes, table: Table, limit: int, seed: int) -> Look:
     """Read a table once; return the ranges of its rows, and a sample of up to `limit`.
 
+    Of integers without weights the distinct rows are counted, as long as there are few.
+
     Memory: twice the sample for each worker.
     """
     partitions = _passes.partition(table.pieces)
-    return passes.run("summarise", _Look(limit, seed), partitions, Look.merge)
+    # Of n rows that weigh the same, those kept have priorities above some n / limit. To keep half
+    # as much above would do, and saves copies; if it did not, it is done again without a floor.
+    floor = 0.0 if table.is_weighted else table.n_rows / (2 * limit)
+    count = table.dtype.kind in "iu" and not table.is_weighted and table.n_rows > limit
+    work = _Look(limit, seed, floor, count)
+    found = passes.run("summarise", work, partitions, Look.merge)
+    if floor >= 1 and len(found.sample.rows) <= min(limit, found.ranges.n_used - 1):
+        found = passes.run("summarise", replace(work, floor=0.0), partitions, Look.merge)
+    return found
 
 
 class RowSummary:
@@ -188,7 +217,8 @@ class RowSummary:
     """
 
     def __init__(self, rows: Rows, weights: Float64 | None, *, is_sample: bool = False) -> None:
-        self.rows, self.weights = _distinct(rows, weights)
+        self.rows, counts = join_equal(rows, np.ones(len(rows)) if weights is None else weights)
+        self.weights = None if (counts == 1).all() else counts
         n = len(self.rows)
         self.depths: tuple[int, ...] = (n // _START_SHARE, n) if is_sample else (n,)
         ranges = Ranges.of(self.rows, self.weights, np.arange(len(self.rows)))[0]
@@ -258,9 +288,8 @@ class RowSummary:
         yield from farthest_of(self.frame, rows, weights, labels, distances, np.arange(depth), n)
 
 
-def _distinct(rows: Rows, weights: Float64 | None) -> tuple[Rows, Float64 | None]:
-    """Join equal rows; return the rows in an order of their own, and their weights unless all 1."""
-    weights = np.ones(len(rows)) if weights is None else weights
+def join_equal(rows: Rows, weights: Float64) -> tuple[Rows, Float64]:
+    """Join equal rows and add their weights; return both in an order that is the rows' own."""
     hashes = np.empty(len(rows), np.uint64)
     kernels.hash_rows(rows, hashes)
     order = np.lexsort((weights, hashes))  # by weight too, so that their sum is always the same
@@ -272,7 +301,7 @@ def _distinct(rows: Rows, weights: Float64 | None) -> tuple[Rows, Float64 | None
         first[repeated] = False
         weights = np.add.reduceat(weights, np.flatnonzero(first))
         rows = rows[first]
-    return rows, None if (weights == 1).all() else weights
+    return rows, weights
 
 
 def farthest_of(  # noqa: PLR0917 - columns of one table

@@ -185,7 +185,7 @@ def test_centres_of_integers_are_not_integers(dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_small_inertia_does_not_cancel(dtype):
     rng = np.random.default_rng(0)
-    rows = (rng.normal(0, 1e-4, (500, 3)) + [[1.0, 1.0, 1.0]]).astype(dtype)
+    rows = rng.normal(1, 1e-4, (500, 3)).astype(dtype)
     rows[:250] += 1
     model = KMeans(2, random_state=0).fit(rows)
     exact = rows.astype(np.float64)
@@ -276,6 +276,22 @@ def test_colours_are_read_once(bands):
     reference = SklearnKMeans(K, init=model.cluster_centers_, n_init=1, tol=0)
     reference.fit(rows.astype(np.float64))
     assert model.inertia_ <= reference.inertia_ * 1.001
+
+
+@pytest.mark.usefixtures("small_summary")
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+def test_few_distinct_rows_are_read_once(dtype):
+    values = np.random.default_rng(0).integers(0, 100, (400, 5)).astype(dtype)
+    rows, reads = values[np.random.default_rng(1).integers(0, 400, N)], Reads()
+    model = KMeans(K, random_state=0).fit(reads.table(rows, 500))
+    assert (model.n_passes_, sorted(reads.starts)) == (1, [*range(0, N, 500)])
+    distinct, counts = np.unique(rows, axis=0, return_counts=True)
+    weighted = KMeans(K, random_state=0).fit(distinct, sample_weight=counts)
+    np.testing.assert_array_equal(model.cluster_centers_, weighted.cluster_centers_)
+    labels = model.predict(rows)
+    np.testing.assert_array_equal(model.labels_, labels)
+    assert -model.score(rows) == model.inertia_
+    assert model.counts_.tolist() == np.bincount(labels, minlength=K).tolist()
 
 
 def test_candidates_of_k_means_parallel_are_many_and_good(monkeypatch):
