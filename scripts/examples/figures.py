@@ -52,15 +52,18 @@ def parser(description: str) -> argparse.ArgumentParser:
     return result
 
 
-def save(figure: Figure, path: Path, n_colors: int = 256) -> None:
-    """Write a figure as an indexed PNG, its colours chosen by dkmeans, and say where it is."""
+def save(figure: Figure, path: Path, n_colors: int | None = 256) -> None:
+    """Write a figure as a PNG, its colours chosen by dkmeans or all kept, and say where it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     full = path.with_name(f"{path.stem}-full.png")
     figure.savefig(full)
     plt.close(figure)
-    Image.open(full).convert("RGB").save(full)
-    dkmeans.quantize(full, path, n_colors=n_colors, compression="small", overwrite=True)
-    full.unlink()
+    Image.open(full).convert("RGB").save(full, optimize=n_colors is None)
+    if n_colors is None:
+        full.replace(path)
+    else:
+        dkmeans.quantize(full, path, n_colors=n_colors, compression="small", overwrite=True)
+        full.unlink()
     print(f"  picture    {path} ({path.stat().st_size / 1000:.0f} kB)")
 
 
