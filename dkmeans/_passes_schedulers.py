@@ -1,5 +1,6 @@
 """Which Dask scheduler a pass runs on: the one that was asked for, wherever it was asked for."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ import dask.threaded
 _IN_ONE_THREAD = ("synchronous", "sync", "single-threaded")
 _IN_THREADS = ("threads", "threading")
 _IN_PROCESSES = ("processes", "multiprocessing")
+
+_PID = os.getpid()
 
 
 def _name() -> str | None:
@@ -38,7 +41,12 @@ def _in_a_task() -> bool:
 
 
 def in_one_thread() -> bool:
-    """Return whether the work of this process is to stay in the thread that asks for it."""
+    """Return whether the work of this process is to stay in the thread that asks for it.
+
+    In a process forked from one that had threads, Dask's pools are there, but none of the threads.
+    """
+    if os.getpid() != _PID:
+        return True
     return _name() in _IN_ONE_THREAD or (_name() not in _IN_THREADS and _in_a_task())
 
 
