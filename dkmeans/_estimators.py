@@ -82,9 +82,10 @@ class KMeans(BaseKMeans):
     frames; Zarr arrays, their paths and URLs; DataArrays; lists of arrays. The last axis holds the
     features, all others are samples. They are read block by block in their own dtype.
 
-    *Two regimes.* Data of up to ``max(131072, 2000 * n_clusters)`` rows, and at most 512 MiB, are
-    solved in memory with scikit-learn's rules. Of larger data a sample of that size is, drawn in
-    one pass by the numbers of rows; its centres are refined on all rows, a pass each. Integers
+    *Two regimes.* Data of up to ``max(131072, 5000 * n_clusters)`` rows, and at most 512 MiB, are
+    solved in memory with scikit-learn's rules. Of larger data a sample is, of
+    ``max(131072, 2000 * n_clusters)`` rows drawn in one pass by their numbers; its centres are
+    refined on all rows, a pass for each iteration. Integers
     without weights of which few are distinct (8-bit colours, or not more than a summary holds) are
     counted in one pass, and solved exactly.
 

@@ -23,6 +23,7 @@ from dkmeans._summary_rows import Look, RowSummary, blocks, farthest_of, highest
 from dkmeans._tables import Table, table
 
 SAMPLE_STARTS = 8  # they cost no pass
+RELAXATION = 1.6
 _COLOUR_BANDS = (1, 3)
 _AT_A_TIME = 1 << 16  # colours
 
@@ -79,7 +80,9 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     weights are read once too, however many, if few of them are distinct: then these are counted.
     8-bit rows of one or three features always are.
     """
-    limit = _summary_rows.size(options.n_clusters, data.n_features, data.dtype.itemsize)
+    limit = _summary_rows.size(
+        data.n_rows, options.n_clusters, data.n_features, data.dtype.itemsize
+    )
     if data.n_rows > limit and _is_colour(data):
         fitted = _fit_colours(passes, data, options)
         if fitted is not None:
@@ -109,7 +112,9 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     elif start is None:
         start = _solve(summary, quiet, None).centers
     start = frame.rounded(start)
-    solution = refine(passes, data, frame, start, options, summary.mean_variance)
+    relaxation = 1.0 if _given(options) is not None else RELAXATION  # else as scikit-learn iterates
+    variance = summary.mean_variance
+    solution = refine(passes, data, frame, start, options, variance, relaxation)
     return Fit(frame, solution, look.ranges)
 
 
@@ -248,8 +253,14 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
     centers: Float64,
     options: Options,
     mean_variance: float,
+    relaxation: float = 1.0,
 ) -> Solution:
     """Iterate over all rows, one pass each, until the centres or the inertia hardly change.
+
+    With a `relaxation` r centres move r times as far as to the mean of their rows. For r between 0
+    and 2 that still lowers the inertia at each step: around its mean a cluster's inertia grows by
+    its weight times the squared distance, here (1 - r)^2 of what it was. It ends at the same fixed
+    points, in about half as many passes for r = 1.6.
 
     Memory: k x (d + 1) sums of three integers for each worker.
     """
@@ -271,7 +282,8 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
         ):
             reason = "tol"
             break
-        before, centers = totals.inertia, means
+        before = totals.inertia
+        centers = frame.rounded(centers + relaxation * (means - centers))
         if options.watch and options.watch(n_iter + 1, centers):
             reason = "stopped"
             totals, n_iter = step(passes, data, frame, centers), n_iter + 1  # noqa: PLW2901 - the last

@@ -55,6 +55,7 @@ def small_summary(monkeypatch):
     """Make summaries so small that a few thousand rows are refined in passes."""
     monkeypatch.setattr(summary_rows, "MIN_ROWS", 500)
     monkeypatch.setattr(summary_rows, "ROWS_PER_CLUSTER", 100)
+    monkeypatch.setattr(summary_rows, "SAMPLED_PER_CLUSTER", 100)
 
 
 @pytest.fixture(scope="module", params=[1, 2, 4])
@@ -112,10 +113,9 @@ def test_the_same_bits_for_any_start(estimator, init, tmp_path):
 
 @pytest.mark.parametrize("in_passes", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_order_and_copies_are_without_effect(dtype, in_passes, monkeypatch):
+def test_order_and_copies_are_without_effect(dtype, in_passes, request):
     if in_passes:
-        monkeypatch.setattr(summary_rows, "MIN_ROWS", 500)
-        monkeypatch.setattr(summary_rows, "ROWS_PER_CLUSTER", 100)
+        request.getfixturevalue("small_summary")
     rows = table_of(dtype)[:1500]
     rng = np.random.default_rng(0)
     copies = rng.integers(0, 4, len(rows))
