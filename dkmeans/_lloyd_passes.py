@@ -89,11 +89,11 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
             return fitted
     look = _summary_rows.look(passes, data, limit, options.seed)
     options.check(look.ranges)
-    sample = look.sample.finish()
-    # Rows drawn of many that all weigh the same stand for as many each: they count once.
     if look.distinct is not None:
         return _fit_distinct(look, options)
+    sample = look.sample.finish()
     is_sample = look.ranges.n_used > limit
+    # Rows drawn of many that all weigh the same stand for as many each: they count once.
     weights = sample.weights if data.is_weighted else None
     summary = RowSummary(sample.rows, weights, is_sample=is_sample)
     if not is_sample:
@@ -265,16 +265,18 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
     Memory: k x (d + 1) sums of three integers for each worker.
     """
     reason: StopReason = "max_iter"
-    before = np.inf
+    before, means = np.inf, centers
+    watch = options.watch or _nobody
     for n_iter in range(options.max_iter + 1):
         totals = step(passes, data, frame, centers)
         if n_iter == options.max_iter:
             break
-        means = _means(passes, data, frame, centers, totals)
+        last, means = means, _means(passes, data, frame, centers, totals)
         shift = float(((means - centers) ** 2).sum())
         if shift == 0:
             n_iter += 1  # noqa: PLW2901 - scikit-learn counts the step that changes nothing
             reason = "converged"
+            watch(n_iter, centers)
             break
         if (
             shift <= options.tol * mean_variance
@@ -283,12 +285,20 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
             reason = "tol"
             break
         before = totals.inertia
-        centers = frame.rounded(centers + relaxation * (means - centers))
-        if options.watch and options.watch(n_iter + 1, centers):
+        # Centres of clusters that were empty, and all once no row changes its cluster, go straight.
+        settled = (totals.counts == 0) | np.array_equal(means, last)
+        factors = np.where(settled, 1.0, relaxation)[:, None]
+        moved = frame.rounded(centers + factors * (means - centers))
+        centers = np.where(factors == 1, means, moved)
+        if watch(n_iter + 1, centers):
             reason = "stopped"
             totals, n_iter = step(passes, data, frame, centers), n_iter + 1  # noqa: PLW2901 - the last
             break
     return Solution(centers, totals.weights, totals.inertia, n_iter, reason)
+
+
+def _nobody(n_iter: int, centers: Float64) -> bool:  # noqa: ARG001 - a watch
+    return False
 
 
 def _means(

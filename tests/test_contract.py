@@ -230,6 +230,19 @@ def test_a_refined_fit_is_as_good_as_scikit_learns(dtype):
     assert ours <= np.mean(theirs) * 1.001
 
 
+@pytest.mark.usefixtures("small_summary")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_refinement_without_tol_ends_where_no_centre_moves(dtype):
+    rows = table_of(dtype)
+    model = KMeans(K, random_state=0, tol=0).fit(rows)
+    assert model.stop_reason_ == "converged"
+    means = [rows[model.labels_ == c].mean(axis=0, dtype=np.float64) for c in range(K)]
+    np.testing.assert_allclose(model.cluster_centers_, means, rtol=1e-6)
+    again = KMeans(K, init=model.cluster_centers_, tol=0).fit(rows)
+    assert again.n_iter_ <= 2  # another sample, other last bits
+    np.testing.assert_allclose(again.cluster_centers_, model.cluster_centers_, rtol=1e-13)
+
+
 # Passes and reads
 
 
