@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import StrOptions
 from dkmeans import _lloyd_passes
 from dkmeans._estimators_base import BaseKMeans, labels_of, warn
 from dkmeans._estimators_callbacks import Report, with_callbacks
-from dkmeans._lloyd_passes import Options
+from dkmeans._lloyd_refine import Options
 from dkmeans._passes import Passes
 
 
