@@ -15,7 +15,7 @@ from dkmeans import _passes
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
 from dkmeans._lloyd import Seeding, Solution, StopReason, Watch
 from dkmeans._passes import Partition, Passes, Ticker
-from dkmeans._summary_rows import blocks, farthest_of, highest
+from dkmeans._summary_rows import assign_all, blocks, farthest_of, highest
 from dkmeans._tables import Table
 
 
@@ -54,25 +54,6 @@ class Options:
     watch: Watch | None = None
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Assigns the rows of a partition to centres and adds them up."""
-
-    centers: Centers
-
-    def __call__(self, partition: Partition, tick: Ticker) -> RowTotals:
-        totals = self.centers.frame.totals(len(self.centers.offsets))
-        for block in blocks(partition, tick):
-            self.centers.add(block.values, block.weights, totals)
-        return totals
-
-
-def step(passes: Passes, data: Table, frame: Frame, centers: Float64) -> RowTotals:
-    """Assign all rows to centres, in one pass."""
-    partitions = _passes.partition(data.pieces)
-    return passes.run("refine", _Step(frame.centers(centers)), partitions, RowTotals.merge)
-
-
 def refine(  # noqa: PLR0917 - what a pass needs, and the options
     passes: Passes,
     data: Table,
@@ -95,7 +76,7 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
     before, means = np.inf, centers
     watch = options.watch or _nobody
     for n_iter in range(options.max_iter + 1):
-        totals = step(passes, data, frame, centers)
+        totals = assign_all(passes, data, frame.centers(centers), "refine")
         if n_iter == options.max_iter:
             break
         last, means = means, _means(passes, data, frame, centers, totals)
@@ -119,7 +100,8 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
         centers = np.where(factors == 1, means, moved)
         if watch(n_iter + 1, centers):
             reason = "stopped"
-            totals, n_iter = step(passes, data, frame, centers), n_iter + 1  # noqa: PLW2901 - the last
+            totals = assign_all(passes, data, frame.centers(centers), "refine")
+            n_iter += 1  # noqa: PLW2901 - the last
             break
     return Solution(centers, totals.weights, totals.inertia, n_iter, reason)
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dkmeans import _passes
-from dkmeans._frame import Centers, Float64, Frame, Rows, RowTotals
+from dkmeans._frame import Centers, Float64, Frame, Rows
 from dkmeans._passes import Partition, Passes, Ticker
-from dkmeans._summary_rows import Sample, blocks
+from dkmeans._summary_rows import Sample, assign_all, blocks
 from dkmeans._tables import Table
 
 ROUNDS = 5
@@ -29,19 +29,6 @@ class _Draw:
             samples.append(Sample.of(self.n, block, costs, self.seed))
             samples = [samples[0].merge(*samples[1:])]
         return samples[0]
-
-
-@dataclass(frozen=True)
-class _Weigh:
-    """Adds up the weights of the rows nearest to each candidate."""
-
-    candidates: Centers
-
-    def __call__(self, partition: Partition, tick: Ticker) -> RowTotals:
-        totals = self.candidates.frame.totals(len(self.candidates.offsets))
-        for block in blocks(partition, tick):
-            self.candidates.add(block.values, block.weights, totals)
-        return totals
 
 
 def candidates(  # noqa: PLR0917 - what a seeding needs
@@ -78,7 +65,6 @@ def candidates(  # noqa: PLR0917 - what a seeding needs
         if not len(drawn.rows):
             break  # every row is a candidate already
         found = np.concatenate([found, drawn.rows])
-    weigh = _Weigh(frame.centers(found))
-    totals = passes.run("weigh candidates", weigh, partitions, RowTotals.merge)
+    totals = assign_all(passes, data, frame.centers(found), "weigh candidates")
     serving = totals.counts > 0
     return found[serving], totals.weights[serving].astype(np.float64)

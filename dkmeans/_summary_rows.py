@@ -16,7 +16,7 @@ from functools import cached_property, reduce
 import numpy as np
 
 from dkmeans import _passes
-from dkmeans._frame import Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
+from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
 from dkmeans._kernels import rows as kernels
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._tables import Block, Table, TablePiece
@@ -193,6 +193,25 @@ def look(passes: Passes, table: Table, limit: int, seed: int) -> Look:
     if floor >= 1 and len(found.sample.rows) <= min(limit, found.ranges.n_used - 1):
         found = passes.run("summarise", replace(work, floor=0.0), partitions, Look.merge)
     return found
+
+
+@dataclass(frozen=True)
+class _Assign:
+    """Assigns the rows of a partition to centres and adds them up."""
+
+    centers: Centers
+
+    def __call__(self, partition: Partition, tick: Ticker) -> RowTotals:
+        totals = self.centers.frame.totals(len(self.centers.offsets))
+        for block in blocks(partition, tick):
+            self.centers.add(block.values, block.weights, totals)
+        return totals
+
+
+def assign_all(passes: Passes, table: Table, centers: Centers, name: str) -> RowTotals:
+    """Assign all rows of a table to centres, in one pass of this name."""
+    partitions = _passes.partition(table.pieces)
+    return passes.run(name, _Assign(centers), partitions, RowTotals.merge)
 
 
 class RowSummary:
