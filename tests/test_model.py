@@ -586,16 +586,16 @@ def test_structure_changed_at_random(data, path):
         for key in way:
             owner = owner[key]
         what = data.draw(st.sampled_from(["replace", "remove", "add", "copy"]))
+        # What is drawn may be drawn again, and changed in a later round.
+        value = copy.deepcopy(owner[last] if what == "copy" else data.draw(VALUES))
         if what == "replace":
-            owner[last] = data.draw(VALUES)
+            owner[last] = value
         elif what == "remove":
             del owner[last]
         elif isinstance(owner, dict):
-            owner[data.draw(st.text(max_size=8))] = (
-                data.draw(VALUES) if what == "add" else copy.deepcopy(owner[last])
-            )
+            owner[data.draw(st.text(max_size=8))] = value
         else:
-            owner.insert(last, data.draw(VALUES) if what == "add" else copy.deepcopy(owner[last]))
+            owner.insert(last, value)
     path.write_text(json.dumps(document))
     only_refused(path)
 
