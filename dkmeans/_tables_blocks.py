@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans._passes import Inputs, Piece
+from dkmeans._validation import InvalidArgumentError
 
 Chunks = tuple[tuple[int, ...], ...]
 
@@ -182,8 +183,18 @@ class TablePiece(Piece):
                 )
 
 
+def check_unmasked(name: str, array: Any) -> None:
+    """Raise if values are masked: what lies under the mask would be taken for data."""
+    if np.ma.is_masked(array):
+        raise InvalidArgumentError(
+            f"{name} has masked values, which are not supported: fill them, for example with "
+            "astype('float64').filled(numpy.nan), and leave such rows out with missing='ignore'."
+        )
+
+
 def rows(values: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Return an array as C-contiguous rows, (n, d), of a dtype; a view of it where possible."""
+    check_unmasked("X", values)
     array: npt.NDArray[Any] = np.ascontiguousarray(values, dtype)
     return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
 

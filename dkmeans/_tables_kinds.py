@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dkmeans._tables_blocks import check_unmasked
 from dkmeans._tables_zarr import StoredArray, ZarrSource, open_array
 from dkmeans._validation import InvalidArgumentError
 
@@ -101,8 +102,10 @@ def opened(data: Any, weights: Any, feature_dim: str | None, name: str) -> Given
     else:
         given = Given(_array(data, name), _plain(weights))
     _check(given.array, name)
-    if given.is_in_memory and given.weights is not None:
-        _check_in_memory(given.weights)
+    if given.weights is not None:
+        _check_dtype(given.weights.dtype, "sample_weight")
+        if given.is_in_memory:
+            _check_in_memory(given.weights)
     return given
 
 
@@ -110,6 +113,7 @@ def _array(data: Any, name: str) -> Any:
     if isinstance(data, str | os.PathLike):
         return open_array(os.fspath(data))
     if isinstance(data, np.ndarray):
+        check_unmasked(name, data)
         return np.asarray(data)
     if _is_a(data, "dask.array", "Array") or _is_a(data, "zarr", "Array"):
         return data
@@ -130,7 +134,8 @@ def _plain(weights: Any) -> Any:
         weights = open_array(os.fspath(weights))
     if _is_a(weights, "zarr", "Array"):
         return StoredArray(ZarrSource.of(weights, np.dtype(np.float64)))
-    return np.asarray(weights, np.float64)
+    weights = np.asarray(weights)
+    return weights if weights.dtype.kind in "cmMV" else weights.astype(np.float64)
 
 
 def _check_in_memory(weights: Any) -> None:
@@ -189,9 +194,20 @@ def _check(array: Any, name: str) -> None:
             f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required: "
             f"the last axis of {name} must hold the features."
         )
-    if array.dtype.kind not in _NUMBERS:
+    _check_dtype(array.dtype, name)
+    meta = getattr(array, "_meta", None)  # what Dask's blocks are like
+    if hasattr(meta, "todense"):
+        raise TypeError(
+            f"Sparse data was passed for {name}, but dense data is required: its blocks are "
+            f"{type(meta).__name__}. Make them dense, for example with "
+            "map_blocks(lambda block: block.todense())."
+        )
+
+
+def _check_dtype(dtype: np.dtype[Any], name: str) -> None:
+    if dtype.kind not in _NUMBERS:
         raise InvalidArgumentError(
-            f"{name} has the dtype {array.dtype}; it must be boolean, integer, or floating point. "
+            f"{name} has the dtype {dtype}; it must be boolean, integer, or floating point. "
             "Convert it, for example with astype('float64')."
         )
 

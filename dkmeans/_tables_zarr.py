@@ -14,8 +14,9 @@ from dkmeans._validation import SourceError
 
 _REGION_BYTES = 1 << 23  # a good size to read: fills a request, and fits the allocator's cache
 
-# What zarr raises for what it cannot read; its own errors are ValueErrors too.
-_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
+# What zarr raises for what it cannot read; its own errors are ValueErrors too, and a library that a
+# URL needs may be missing.
+_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError)
 
 
 @contextmanager
