@@ -23,6 +23,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dkmeans import _lloyd_passes, _model
 from dkmeans._estimators_callbacks import CallbackSupportMixin
+from dkmeans._estimators_checks import Finite, check_columns, is_rich
 from dkmeans._frame import Centers, Float64, Frame, Ranges
 from dkmeans._lloyd import Seeding
 from dkmeans._lloyd_passes import Fit
@@ -31,7 +32,6 @@ from dkmeans._tables import Table, table
 
 # What is kept as stored; other numbers become float64.
 _STORED = [np.float64, np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16]
-_RICH = ("dask", "zarr", "xarray")  # libraries whose arrays are read block by block
 _TABLE = 2  # axes
 _LARGEST = float(np.finfo(np.float64).max)
 
@@ -152,6 +152,9 @@ class BaseKMeans(
     def _centers(self) -> Centers:
         return self._frame.centers(self.cluster_centers_)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "cluster_centers_")  # not so after a fit that failed
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.missing == "ignore"
@@ -162,22 +165,35 @@ class BaseKMeans(
     def _given(self, X: Any) -> tuple[Table, Callable[[npt.NDArray[Any]], None]]:  # noqa: N803 - scikit-learn's name
         """Check data to label; return them, and the check that is due for each block."""
         check_is_fitted(self)
-        data = self._table(X, None, reset=False)
-        check = _Finite(type(self).__name__, self.missing)
-        if isinstance(X, np.ndarray) and not data.is_lazy:
-            whole = replace(check, place="")
-            whole(X.reshape(-1, X.shape[-1]) if X.ndim > _TABLE else X)
+        check = Finite(type(self).__name__, self.missing)
+        whole = replace(check, place="")
+        data = self._table(X, None, reset=False, check=whole)
+        if isinstance(X, np.ndarray) and X.ndim > _TABLE:
+            whole(X.reshape(-1, X.shape[-1]))
         return data, check
 
-    def _table(self, X: Any, sample_weight: Any, *, reset: bool) -> Table:  # noqa: N803 - scikit-learn's name
-        """Check data of any kind, and return them as rows of features."""
-        if _is_rich(X):
+    def _table(
+        self,
+        X: Any,  # noqa: N803 - scikit-learn's name
+        sample_weight: Any,
+        *,
+        reset: bool,
+        check: Callable[[npt.NDArray[Any]], None] | None = None,
+    ) -> Table:
+        """Check data of any kind, and return them as rows of features.
+
+        `check` is called with the rows of tables in memory.
+        """
+        if is_rich(X):
             data = table(X, sample_weight, self.feature_dim)
             self._check_features(data, reset=reset)
             return data
+        check_columns(X, type(self).__name__)
         X = validate_data(  # noqa: N806 - scikit-learn's name
             self, X, reset=reset, dtype=_STORED, ensure_all_finite=False, accept_sparse=False
         )
+        if check is not None:
+            check(X)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
@@ -328,38 +344,6 @@ def warn(message: str, category: type[Warning]) -> None:
     while frame.f_back and frame.f_globals["__name__"].startswith(("dkmeans.", "sklearn.")):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
-
-
-def _is_rich(data: Any) -> bool:
-    """Return whether data are of a kind that scikit-learn's checks do not know."""
-    if isinstance(data, list | tuple) and data:
-        return getattr(data[0], "ndim", 0) >= _TABLE
-    if isinstance(data, np.ndarray):
-        return data.ndim > _TABLE and data.dtype != object
-    return isinstance(data, str | os.PathLike) or type(data).__module__.startswith(_RICH)
-
-
-@dataclass(frozen=True)
-class _Finite:
-    """Refuses blocks with infinite values, or with NaN unless it is to be ignored."""
-
-    name: str
-    missing: str
-    place: str = " of a block"
-
-    def __call__(self, values: npt.NDArray[Any]) -> None:
-        if values.dtype.kind != "f" or np.isfinite(values.sum(dtype=np.float64)):
-            return
-        bad = np.isinf(values) if self.missing == "ignore" else ~np.isfinite(values)
-        rows = np.flatnonzero(bad.any(axis=1))
-        if rows.size:
-            row = values[rows[0]]
-            what = "NaN" if np.isnan(row).any() else "infinity"
-            hint = "; see its parameter missing" if what == "NaN" else ""
-            raise ValueError(
-                f"Input X contains {what}: {rows.size} rows, the first is row {rows[0]} of "
-                f"{len(values)}{self.place}. {self.name} takes finite values only{hint}."
-            )
 
 
 @dataclass(frozen=True, eq=False)
