@@ -19,6 +19,8 @@ StopReason = Literal["converged", "tol", "max_iter", "exact", "stopped"]
 _POINTS_PER_CLUSTER = 16
 _SPREAD_WITHIN = 0.1
 
+RELAXATION = 1.4  # where the steps need not be scikit-learn's; see `relaxed`
+
 
 class Totals(Protocol):
     """What an assignment yields. All of it is the same for any order of the points."""
@@ -115,6 +117,7 @@ def solve(
     tol: float = 1e-4,
     seed: int = 0,
     watch: Watch | None = None,
+    relaxation: float = 1.0,
 ) -> Solution:
     """Find the centres that minimise the inertia over the points of a summary.
 
@@ -141,9 +144,19 @@ def solve(
         Not negative.
     watch
         Called after each iteration at the last depth; the run ends if it returns True.
+    relaxation
+        How far centres move, as a multiple of the way to the mean of their points: 1 as in
+        scikit-learn. See `relaxed`.
     """
     scaled_tol = tol * summary.mean_variance
-    run = partial(_iterate, summary, max_iter=max_iter, tol=scaled_tol, watch=watch)
+    run = partial(
+        _iterate,
+        summary,
+        max_iter=max_iter,
+        tol=scaled_tol,
+        watch=watch,
+        relaxation=relaxation,
+    )
     if init is not None:
         return run(init, summary.depths[-1])
     depths = [
@@ -176,14 +189,17 @@ def _iterate(
     max_iter: int,
     tol: float,
     watch: Watch | None,
+    relaxation: float,
 ) -> Solution:
     """Run Lloyd's algorithm at one depth; the last step only assigns, so all results agree."""
     reason: StopReason = "max_iter"
     n_iter = 0
+    means = centers
     for n_iter in range(1, max_iter + 1):
         totals = summary.assign(centers, depth)
-        previous, centers = centers, _means(summary, centers, totals, depth)
-        shift = float(((centers - previous) ** 2).sum())
+        last, means = means, _means(summary, centers, totals, depth)
+        previous, centers = centers, relaxed(centers, means, last, totals.weights, relaxation)
+        shift = float(((means - previous) ** 2).sum())
         is_last = depth == summary.depths[-1]
         stop = watch is not None and is_last and watch(n_iter, centers)
         if shift <= tol:
@@ -196,6 +212,26 @@ def _iterate(
         totals = summary.assign(centers, depth)
     inertia = summary.inertia(centers, totals, depth)
     return Solution(centers, totals.weights, inertia, n_iter, reason)
+
+
+def relaxed(
+    centers: Float64,
+    means: Float64,
+    last: Float64,
+    weights: npt.NDArray[Any],
+    relaxation: float,
+) -> Float64:
+    """Return centres moved `relaxation` times as far as to the means of their points.
+
+    For r between 0 and 2 that lowers the inertia at each step: around its mean a cluster's inertia
+    grows by its weight times the squared distance, here (1 - r)^2 of what it was. It ends at the
+    same fixed points, in about half as many steps for r = 1.4. Centres of clusters that were
+    empty, and all once no point changes its cluster (the means are the `last` ones), go straight.
+    """
+    if relaxation == 1 or np.array_equal(means, last):
+        return means
+    moved = centers + relaxation * (means - centers)
+    return np.where((weights == 0)[:, None], means, moved)
 
 
 def _means(summary: Summary[T], centers: Float64, totals: T, depth: int) -> Float64:

@@ -14,7 +14,7 @@ import numpy as np
 from dkmeans import _passes, _seeding, _seeding_parallel, _summary_rows
 from dkmeans._frame import Centers, Float64, Frame, Int64, Ranges, Rows
 from dkmeans._kernels import sums as sum_kernels
-from dkmeans._lloyd import Seeding, Solution, solve
+from dkmeans._lloyd import RELAXATION, Seeding, Solution, solve
 from dkmeans._lloyd_refine import Options, refine
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._summary import ColourCounts, ColourSummary
@@ -22,7 +22,6 @@ from dkmeans._summary_rows import Look, RowSummary, blocks
 from dkmeans._tables import Table, table
 
 SAMPLE_STARTS = 8  # they cost no pass
-RELAXATION = 1.6
 _COLOUR_BANDS = (1, 3)
 _AT_A_TIME = 1 << 16  # colours
 

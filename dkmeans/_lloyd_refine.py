@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dkmeans import _passes
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
-from dkmeans._lloyd import Seeding, Solution, StopReason, Watch
+from dkmeans._lloyd import Seeding, Solution, StopReason, Watch, relaxed
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._summary_rows import assign_all, blocks, farthest_of, highest
 from dkmeans._tables import Table
@@ -65,10 +65,7 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
 ) -> Solution:
     """Iterate over all rows, one pass each, until the centres or the inertia hardly change.
 
-    With a `relaxation` r centres move r times as far as to the mean of their rows. For r between 0
-    and 2 that still lowers the inertia at each step: around its mean a cluster's inertia grows by
-    its weight times the squared distance, here (1 - r)^2 of what it was. It ends at the same fixed
-    points, in about half as many passes for r = 1.6.
+    For `relaxation` see `_lloyd.relaxed`.
 
     Memory: k x (d + 1) sums of three integers for each worker.
     """
@@ -93,11 +90,7 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
             reason = "tol"
             break
         before = totals.inertia
-        # Centres of clusters that were empty, and all once no row changes its cluster, go straight.
-        settled = (totals.counts == 0) | np.array_equal(means, last)
-        factors = np.where(settled, 1.0, relaxation)[:, None]
-        moved = frame.rounded(centers + factors * (means - centers))
-        centers = np.where(factors == 1, means, moved)
+        centers = frame.rounded(relaxed(centers, means, last, totals.counts, relaxation))
         if watch(n_iter + 1, centers):
             reason = "stopped"
             totals = assign_all(passes, data, frame.centers(centers), "refine")

@@ -60,6 +60,8 @@ class BlockSource(Protocol):
     def read(self, windows: Sequence[Window]) -> Generator[npt.NDArray[Any], None, None]:
         """Yield the block of each window, in the order given, opening the source once.
 
+        A block holds until the next is asked for.
+
         Whoever stops before the last block closes the generator, in the same thread.
         """
 

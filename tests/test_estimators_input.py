@@ -560,3 +560,30 @@ def test_other_ways_to_deal_with_missing_rows(missing):
     refused(
         lambda: KMeans(3, missing=missing).fit(ROWS), ValueError, "'missing' parameter", "ignore"
     )
+
+
+# Rows far from those that were fitted: their scores overflow, they are not missing
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0])
+@pytest.mark.parametrize("far", [1e8, 1e20, 1e30, 3e38])
+def test_rows_far_from_those_fitted_get_a_label(dtype, scale, far):
+    model = KMeans(4, random_state=0).fit((ROWS * scale).astype(dtype))
+    rows = np.array([[far, 0, 0], [far, far, far], [0, -far, far]], dtype)
+    distances = np.abs(rows[:, None].astype(float) - model.cluster_centers_).astype(float)
+    expected = (distances**2).sum(axis=2)
+    labels = model.predict(rows)
+    assert (labels >= 0).all()
+    chosen = np.take_along_axis(expected, labels[:, None], axis=1)[:, 0]
+    np.testing.assert_allclose(chosen, expected.min(axis=1), rtol=1e-12)
+
+
+def test_a_batch_of_rows_close_together_far_from_the_centres():
+    model = MiniBatchKMeans(3, random_state=0, reassignment_ratio=0)
+    model.partial_fit((ROWS * 1e6).astype(np.float32))
+    counts = model.counts_.copy()
+    model.partial_fit((ROWS[:20] * 1e-30).astype(np.float32))
+    assert model.counts_.sum() == counts.sum() + 20
+    assert (model.labels_ >= 0).all()
+    assert (model.predict((ROWS * 1e6).astype(np.float32)) >= 0).all()

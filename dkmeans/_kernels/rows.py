@@ -113,14 +113,16 @@ def nearest(
 
 @kernel
 def _nearest_exactly(rows: Rows, row: int, shift: Float64, offsets: Float64) -> int:
-    """Return the nearest centre of one row, by differences; ties go to the lowest index."""
-    label, best = 0, np.inf
+    """Return the nearest centre of one row, by differences, ties to the lowest; -1 for NaN."""
+    label, best = -1, np.inf
     for c in range(offsets.shape[0]):
         total = 0.0
         for j in range(rows.shape[1]):
             difference = (np.float64(rows[row, j]) - shift[j]) - offsets[c, j]
             total += difference * difference
-        if total < best:
+        if np.isnan(total):
+            return -1
+        if total < best or label < 0:
             label, best = c, total
     return label
 
@@ -167,7 +169,7 @@ def assign(
         for i in range(start, stop):
             lane = i - start
             label = found[lane]
-            if label >= 0 and second[lane] - best[lane] <= slack[lane]:
+            if not second[lane] - best[lane] > slack[lane]:  # or one is not finite
                 label = _nearest_exactly(rows, i, shift, offsets)
             labels[i] = label
 

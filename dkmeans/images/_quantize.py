@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _passes
-from dkmeans._lloyd import Solution, solve
+from dkmeans._lloyd import RELAXATION, Solution, solve
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource, Passes, Piece, Progress
 from dkmeans._summary import ColourSummary
@@ -346,7 +346,8 @@ def _fit(summary: ColourSummary, n_colors: int, start: Float64 | None, **options
         centers = summary.colours().astype(np.float64)
         solution = Solution(centers, summary.counts, 0.0, 0, "exact")
     else:
-        solution = solve(summary, n_colors, init=start, **options)
+        relaxation = RELAXATION if start is None else 1.0  # a given start is iterated as it is
+        solution = solve(summary, n_colors, init=start, relaxation=relaxation, **options)
     order = np.argsort(-solution.weights, kind="stable")
     centers = solution.centers[order]
     # Two centres can round to one colour; unique sorts, but the order of shares is wanted.

@@ -73,6 +73,8 @@ class TiledTiff:
     def read(self, windows: Sequence[Window]) -> Generator[UInt8, None, None]:
         """Yield the block of each window, (height, width, bands), opening the file once.
 
+        A block holds until the next is asked for.
+
         Raises
         ------
         SourceError
@@ -83,19 +85,23 @@ class TiledTiff:
                 raise SourceError(f"{self.path}: changed while it was being read; run again.")
             with _first_page(self.path) as page:
                 tiles = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+            # One place for all tiles: new memory for each costs more than the counting.
+            pixels = np.empty((*self.block, self.shape[2]), np.uint8)
             with Path(self.path).open("rb", buffering=0) as file:
                 for window in windows:
-                    yield self._read(file, tiles, window)
+                    yield self._read(file, tiles, window, pixels)
         except OSError as error:
             raise SourceError(f"{self.path}: cannot be read ({error}).") from error
 
-    def _read(self, file: BinaryIO, tiles: list[tuple[int, int]], window: Window) -> UInt8:
+    def _read(
+        self, file: BinaryIO, tiles: list[tuple[int, int]], window: Window, pixels: UInt8
+    ) -> UInt8:
         across = -(-self.shape[1] // self.block[1])
         parts = list(covering(window, self.block))
         block = np.empty((window.height, window.width, self.shape[2]), np.uint8)
         for tile in parts:
             index = tile.y // self.block[0] * across + tile.x // self.block[1]
-            pixels = self._decode(file, *tiles[index], where=f"tile {index}")
+            self._decode(file, *tiles[index], pixels, where=f"tile {index}")
             if len(parts) == 1:
                 y, x = window.y - tile.y, window.x - tile.x
                 return pixels[y : y + window.height, x : x + window.width]
@@ -103,11 +109,10 @@ class TiledTiff:
             block[common.within(window)] = pixels[common.within(tile)]
         return block
 
-    def _decode(self, file: BinaryIO, offset: int, size: int, where: str) -> UInt8:
-        pixels = np.empty((*self.block, self.shape[2]), np.uint8)
+    def _decode(self, file: BinaryIO, offset: int, size: int, pixels: UInt8, *, where: str) -> None:
         if size == 0:  # a sparse file: the tile was never written
             pixels[:] = 0
-            return pixels
+            return
         if offset + size > self.stored[0]:
             raise SourceError(f"{self.path}: {where} lies beyond the end; the file is truncated.")
         file.seek(offset)
@@ -122,7 +127,6 @@ class TiledTiff:
             raise SourceError(f"{self.path}: {where} is truncated.")
         if self.predictor:
             np.add.accumulate(pixels, axis=1, dtype=np.uint8, out=pixels)
-        return pixels
 
 
 def state(path: str) -> tuple[int, int]:
