@@ -33,6 +33,7 @@ from dkmeans._tables import Table, table
 # What is kept as stored; other numbers become float64.
 _STORED = [np.float64, np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16]
 _TABLE = 2  # axes
+_LEAST_WEIGHT = 1e-250
 _LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -198,7 +199,7 @@ class BaseKMeans(
             sample_weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-        return table(X, sample_weight)
+        return table(X, sample_weight, self.feature_dim)
 
     def _check_features(self, data: Table, *, reset: bool) -> None:
         """Take over, or compare, the number and names of features."""
@@ -249,8 +250,14 @@ class BaseKMeans(
         if extent > math.sqrt(_LARGEST / ranges.low.size / ranges.n_used / ranges.heaviest) / 2:
             largest = max(np.abs(ranges.low).max(), np.abs(ranges.high).max())
             raise ValueError(
-                f"Input X contains values too far apart (the largest is {largest:.3g}): sums of "
-                "their squared distances exceed float64. Scale them."
+                f"Input X contains values too far apart (the largest is {largest:.3g}, the largest "
+                f"weight {ranges.heaviest:.3g}): sums of their squared distances exceed float64. "
+                "Scale them."
+            )
+        if ranges.heaviest < _LEAST_WEIGHT:
+            raise ValueError(
+                f"sample_weight is at most {ranges.heaviest:.3g}, too small for float64 to weigh "
+                "anything with. Scale the weights."
             )
 
     def _check_size(self, data: Table) -> None:

@@ -138,12 +138,12 @@ class Frame:
         is_integer = dtype.kind in "iu"
         shift = np.rint(middle) if is_integer else middle.astype(dtype).astype(np.float64)
         largest = np.maximum(np.abs(ranges.low - shift), np.abs(ranges.high - shift))
-        terms = largest * ranges.heaviest
-        scales = np.ldexp(1.0, np.minimum(sum_kernels.BITS - _exponents(terms), _MOST_EXPONENT))
+        # Terms are offsets times weights; those of the last column are the weights themselves.
+        exponents = _exponents(largest)
         if weighted:
-            scales = np.append(
-                scales, np.ldexp(1.0, sum_kernels.BITS - _exponents(np.array([ranges.heaviest])))
-            )
+            exponents = np.append(exponents, 0) + _exponents(np.array([ranges.heaviest]))
+        limits = -_MOST_EXPONENT, _MOST_EXPONENT
+        scales = np.ldexp(1.0, np.clip(sum_kernels.BITS - exponents, *limits))
         exponent = int(_exponents(largest).max())
         return cls(
             shift,

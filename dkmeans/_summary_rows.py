@@ -70,7 +70,8 @@ class Sample:
         numbers = block.numbers()
         chances = np.empty(len(numbers))
         kernels.uniform(seed, numbers, chances)
-        priorities = weights / chances
+        with np.errstate(over="ignore"):  # infinite ones are taken by number
+            priorities = weights / chances
         used = np.flatnonzero(priorities > floor)
         origin = used[highest(priorities[used], numbers[used], limit + 1)]
         rows = block.values[origin]

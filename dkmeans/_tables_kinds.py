@@ -205,6 +205,11 @@ def _check(array: Any, name: str) -> None:
 
 
 def _check_dtype(dtype: np.dtype[Any], name: str) -> None:
+    if dtype.kind == "c":
+        raise InvalidArgumentError(
+            f"{name} has the dtype {dtype}; complex data are not supported. Take their real parts, "
+            "or give real and imaginary parts as two features."
+        )
     if dtype.kind not in _NUMBERS:
         raise InvalidArgumentError(
             f"{name} has the dtype {dtype}; it must be boolean, integer, or floating point. "

@@ -631,7 +631,7 @@ def whole_chunks(array):
     [
         (np.zeros(5), r"Expected 2D array, got 1D array instead.*\(5,\).*reshape\(-1, 1\)"),
         (np.zeros((5, 0)), r"0 feature\(s\) \(shape=\(5, 0\)\) while a minimum of 1 is required"),
-        (np.zeros((5, 2), complex), "dtype complex128; it must be boolean, integer, or float"),
+        (np.zeros((5, 2), complex), "dtype complex128; complex data are not supported"),
         (np.zeros((5, 2), object), "dtype object"),
         (np.zeros((5, 2), "U3"), "dtype <U3"),
         (np.zeros((5, 2), "M8[s]"), "dtype datetime64"),
