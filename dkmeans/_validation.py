@@ -7,6 +7,7 @@ import numbers
 from typing import Any
 
 MAX_COLORS = 256  # what an 8-bit palette holds
+MAX_RESIDENT = 256 << 20  # bytes that one decoder may hold
 
 
 class DkmeansError(Exception):

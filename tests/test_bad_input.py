@@ -138,6 +138,11 @@ def two(folder):
     png(folder / "b.png")
 
 
+def one(folder):
+    folder.mkdir()
+    png(folder / "a.png")
+
+
 CASES = {
     "missing": bad_source("nowhere.png", None, "no such file"),
     "empty": bad_source("a.png", lambda path: path.touch(), "the file is empty"),
@@ -199,6 +204,15 @@ CASES = {
         ("out.png", "holds one picture, but the sources are 2"),
         {"a.png": png, "b.png": png},
         ("a.png", "b.png"),
+    ),
+    "one-of-a-folder": Case(
+        InvalidArgumentError,
+        ("out.png", "holds one picture, but the sources are a folder or a pattern"),
+        {"in": one},
+        ("in",),
+    ),
+    "among-a-pattern": Case(
+        OutputError, ("in/o", "is also a source"), {"in": two}, ("in/*",), "in/o"
     ),
     "same-name": Case(
         InvalidArgumentError,

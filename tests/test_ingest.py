@@ -176,11 +176,18 @@ def test_a_store_stays_if_its_successor_fails(folder, tmp_path):
 
 
 def test_nothing_but_a_store_is_overwritten(folder, tmp_path):
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "file").touch()
-    for name in ("notes", "file"):
+    (tmp_path / "notes.zarr").mkdir()
+    (tmp_path / "file.zarr").touch()
+    for name in ("notes.zarr", "file.zarr"):
         with pytest.raises(OutputError, match="is no Zarr store, and is never overwritten"):
             ingest(folder, tmp_path / name, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x", "x.zarr.d"])
+def test_a_store_is_called_zarr(folder, tmp_path, name):
+    with pytest.raises(InvalidArgumentError, match=r"its name must end in \.zarr"):
+        ingest(folder, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 def test_a_store_that_is_a_source(folder, tmp_path):

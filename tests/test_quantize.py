@@ -48,9 +48,9 @@ class Spy:
             monkeypatch.setattr(kind, "read", self.noting(kind.read))
         decode = TiledTiff._decode
 
-        def noting_decode(source, file, offset, size, where):
+        def noting_decode(source, file, offset, size, pixels, *, where):
             self.tiles[where] += 1
-            return decode(source, file, offset, size, where)
+            return decode(source, file, offset, size, pixels, where=where)
 
         monkeypatch.setattr(TiledTiff, "_decode", noting_decode)
 

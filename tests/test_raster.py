@@ -639,3 +639,16 @@ def test_reading_in_threads_leaves_the_warnings_alone(files):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(read_whole, sources * 20))
     assert warnings.filters == before
+
+
+def test_a_webp_that_claims_to_be_huge(tmp_path):
+    path = tmp_path / "a.webp"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(path, quality=80)
+    data = bytearray(path.read_bytes())
+    size = data.index(b"\x9d\x01\x2a") + 3
+    data[size : size + 4] = struct.pack("<HH", 16383, 16383)
+    path.write_bytes(data)
+    with pytest.raises(
+        SourceError, match=r"a\.webp: as a WEBP image .* convert it to a tiled TIFF"
+    ):
+        _raster.probe(path)

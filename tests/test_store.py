@@ -109,6 +109,22 @@ def test_sources_travel(arrays):
     assert source.fingerprint() == probe_one(arrays / "rgb").fingerprint()
 
 
+def test_chunks_too_large_to_hold(tmp_path):
+    path = tmp_path / "a.zarr"
+    zarr.create_array(str(path), shape=(30_000, 30_000, 3), chunks=(15_000, 15_000, 3), dtype="u1")
+    with pytest.raises(SourceError, match=r"must each be held in memory \(643 MiB, allowed are 256"):
+        _store.probe(path)
+
+
+def test_shards_too_large_to_hold_are_read_by_chunks(tmp_path):
+    shape = (30_000, 30_000, 3)
+    zarr.create_array(
+        str(tmp_path / "a"), shape=shape, chunks=(1000, 1000, 3), shards=shape, dtype="u1"
+    )
+    ((_, source),) = _store.probe(tmp_path / "a")
+    assert source.block == (1000, 1000)
+
+
 def test_chunks_that_were_never_written_are_black(tmp_path):
     zarr.create_array(str(tmp_path / "a"), shape=(5, 5), chunks=(2, 2), dtype=np.uint8)
     [block] = probe_one(tmp_path / "a").read([Window(0, 0, 5, 5)])

@@ -1,6 +1,8 @@
 """Where a job writes: what the output's name means, what is refused, and the scratch folder."""
 
 import errno
+import fnmatch
+import glob
 import os
 import shutil
 import tempfile
@@ -53,7 +55,7 @@ class Destination:
         if self.kind in ("png", "tiff") and not is_single:
             raise InvalidArgumentError(
                 f"output is {str(output)!r}, which holds one picture, but the sources are "
-                f"{len(found)}; give a folder or a name ending in .zarr."
+                f"{_several(len(found))}; give a folder or a name ending in .zarr."
             )
         self._single = is_single
         self.files = self._name_files(found)
@@ -223,6 +225,10 @@ def kind_of(path: Path) -> str:
     return kind
 
 
+def _several(n: int) -> str:
+    return str(n) if n > 1 else "a folder or a pattern, which may hold several"
+
+
 def refuse_failed(failures: Mapping[int, str], n_sources: int) -> None:
     """Raise `SourceError` if no source is left: with the reason, or the first of several."""
     if len(failures) == n_sources:
@@ -247,5 +253,10 @@ def refuse_among(path: Path, sources: Sequence[Path]) -> None:
         place = source.resolve()
         if real == place:
             raise OutputError(f"{path}: is also a source; choose another name.")
+        is_pattern = glob.has_magic(str(source)) and not source.exists()
+        if is_pattern and fnmatch.fnmatchcase(str(real), str(place)):
+            raise OutputError(
+                f"{path}: matches {source}, and so is also a source; choose another place."
+            )
         if place.is_dir() and real.is_relative_to(place):
             raise OutputError(f"{path}: lies inside the source {source}; choose another place.")

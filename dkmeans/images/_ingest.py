@@ -10,7 +10,7 @@ from typing import Any
 from dkmeans import _passes
 from dkmeans._passes import BlockSource, Partition, Passes, Piece, Progress, Ticker
 from dkmeans._tiling import grid, reading_block
-from dkmeans._validation import OutputError, SourceError
+from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
 from dkmeans.images import _sources, _store
 from dkmeans.images._destination import (
     as_path,
@@ -83,7 +83,7 @@ def ingest(
     sources
         As for `quantize`.
     store
-        The folder to make, by custom named ``.zarr``.
+        The folder to make, with a name ending in ``.zarr``.
     overwrite
         Whether an existing Zarr store may be replaced.
     progress
@@ -96,6 +96,8 @@ def ingest(
 
     Raises
     ------
+    InvalidArgumentError
+        If the store's name has another ending.
     SourceError
         If no source can be read to its end.
     OutputError
@@ -105,6 +107,8 @@ def ingest(
     sources = _sources.as_list(sources)
     found = _sources.find(sources)
     refuse_among(path, sources)
+    if path.suffix.lower() != ".zarr":
+        raise InvalidArgumentError(f"store is {str(store)!r}; its name must end in .zarr.")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name, or overwrite.")
     refuse_overwriting([path], found)

@@ -26,14 +26,13 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from rasterio.enums import MaskFlags
 
 from dkmeans._tiling import Window, reading_block
-from dkmeans._validation import SourceError
+from dkmeans._validation import MAX_RESIDENT, SourceError
 from dkmeans.images import _tiles
 from dkmeans.images._tiles import TiledTiff
 
 UInt8 = npt.NDArray[np.uint8]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
-MAX_RESIDENT = 256 << 20  # bytes that one decoder may hold
 
 _MODES = {"L": 1, "RGB": 3}
 _SWAPPED = 5  # EXIF orientations from here on swap rows and columns
@@ -219,6 +218,11 @@ def _probe_pillow(
                 mode = str(image.tile[0].args)  # tells of other than 8 bits too
             # The base class: a PNG's own method would decode all pixels to look for late chunks.
             orientation = int(Image.Image.getexif(image).get(0x0112, 1))
+    except Image.DecompressionBombError as error:  # WebP only: its reader wants all pixels at once
+        raise SourceError(
+            f"{path}: as a {driver} image it must be held in memory at once, and is too large "
+            f"({error}); convert it to a tiled TIFF."
+        ) from error
     except (SyntaxError, ValueError, OSError, EOFError, KeyError, struct.error) as error:
         raise SourceError(
             f"{path}: not a {driver} image, or its header is damaged ({error})."

@@ -6,6 +6,7 @@ so that 50,000 photographs are one array and not 50,000. The group's attribute `
 the images; it is written last, and a store without it is not complete.
 """
 
+import math
 import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from dkmeans._palette import Palette
 from dkmeans._tiling import Window, reading_block
-from dkmeans._validation import SourceError
+from dkmeans._validation import MAX_RESIDENT, SourceError
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -154,7 +155,14 @@ def _probe_array(path: str, array: Any) -> ZarrSource:
     if 0 in array.shape:
         raise SourceError(f"{path}: has no pixels (shape {array.shape}).")
     height, width, bands = (*array.shape, 1)[:3]
-    block = (array.shards or array.chunks)[:2]
+    held = math.prod(array.chunks)
+    if held > MAX_RESIDENT:
+        raise SourceError(
+            f"{path}: chunks of {array.chunks} must each be held in memory ({held >> 20} MiB, "
+            f"allowed are {MAX_RESIDENT >> 20}); write it again in smaller chunks."
+        )
+    shards = array.shards
+    block = (shards if shards and math.prod(shards) <= MAX_RESIDENT else array.chunks)[:2]
     return ZarrSource(path, "", (height, width, bands), block)
 
 
