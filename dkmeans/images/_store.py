@@ -6,6 +6,7 @@ so that 50,000 photographs are one array and not 50,000. The group's attribute `
 the images; it is written last, and a store without it is not complete.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Generator, Iterator, Sequence
@@ -263,7 +264,16 @@ class ArrayWriter:
         ):
             if begin % chunk or (end % chunk and end != size):
                 raise ValueError(f"region {start} to {stop} cuts chunks of {self.chunks}")
-        self._array[tuple(slice(b, e) for b, e in zip(start, stop, strict=True))] = block
+        # One chunk a call: of several, zarr would leave the others pending when one cannot be
+        # written. Tasks run side by side already.
+        steps = (range(0, n, chunk) for n, chunk in zip(block.shape, self.chunks, strict=True))
+        for corner in itertools.product(*steps):
+            part = tuple(slice(c, c + n) for c, n in zip(corner, self.chunks, strict=True))
+            place = tuple(
+                slice(b + c, min(b + c + n, e))
+                for b, c, n, e in zip(start, corner, self.chunks, stop, strict=True)
+            )
+            self._array[place] = block[part]
 
 
 class PackedWriter:
