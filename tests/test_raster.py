@@ -320,6 +320,40 @@ def test_a_long_strip_is_read_in_order(files, monkeypatch):
     assert not _raster.probe(files["raw-one-strip.tif"][0]).in_order
 
 
+@pytest.mark.parametrize("predictor", [1, 2])
+@pytest.mark.parametrize("damage", ["in the middle", "in the checksum", "cut off"])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_damage_in_a_long_strip(tmp_path, monkeypatch, damage, predictor, bands):
+    monkeypatch.setattr(_raster, "_BAND", 1000)
+    noise = np.random.default_rng(0).integers(0, 256, (301, 77, bands), np.uint8)
+    image = noise if bands > 1 else noise[..., 0]
+    kind = "rgb" if bands > 1 else "minisblack"
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, image, rowsperstrip=301, compression="zlib", predictor=predictor, photometric=kind
+    )
+    windows = list(grid(301, 77, (50, 77)))
+    source = _raster.probe(path)
+    np.testing.assert_array_equal(np.concatenate(list(source.read(windows))), noise)
+    np.testing.assert_array_equal(next(source.read(windows[3:])), noise[150:200])
+    with tifffile.TiffFile(path) as tiff_file:
+        [start], [size] = tiff_file.pages[0].dataoffsets, tiff_file.pages[0].databytecounts
+    data = bytearray(path.read_bytes())
+    if damage == "cut off":
+        del data[start + size // 2 :]
+    else:
+        place = start + (size // 2 if damage == "in the middle" else size - 2)
+        data[place] ^= 255
+    path.write_bytes(data)
+    try:
+        broken = _raster.probe(path)
+    except SourceError:
+        assert damage == "cut off"
+        return
+    with pytest.raises(SourceError, match=r"a\.tif: cannot be decoded, truncated or damaged"):
+        list(broken.read(windows))
+
+
 def test_a_strip_that_gdal_splits_is_read_in_order_too(tmp_path, monkeypatch):
     monkeypatch.setattr(_raster, "_BAND", 1000)
     image = np.random.default_rng(0).integers(0, 4, (2500, 9, 3), np.uint8)

@@ -27,7 +27,8 @@ from rasterio.enums import MaskFlags
 
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import MAX_RESIDENT, SourceError
-from dkmeans.images import _tiles
+from dkmeans.images import _strip, _tiles
+from dkmeans.images._strip import StripTiff
 from dkmeans.images._tiles import TiledTiff
 
 UInt8 = npt.NDArray[np.uint8]
@@ -170,7 +171,7 @@ def _reading(path: str) -> Iterator[None]:
         ) from error
 
 
-def probe(path: str | Path) -> RasterSource | TiledTiff:
+def probe(path: str | Path) -> RasterSource | StripTiff | TiledTiff:
     """Read the header of an image file and find out how its pixels can be read.
 
     Parameters
@@ -265,7 +266,7 @@ def _probe_pillow(
     )
 
 
-def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource | TiledTiff:
+def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource | StripTiff | TiledTiff:
     with _open(path, "GTiff") as dataset:
         bands, dtype = dataset.count, dataset.dtypes[0]
         shape = (dataset.height, dataset.width, bands)
@@ -300,6 +301,8 @@ def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource | TiledTiff:
             f"memory ({held >> 20} MiB, allowed are {MAX_RESIDENT >> 20}); convert it to a TIFF "
             "of smaller tiles."
         )
+    if in_order and (strip := _strip.probe(path, shape, stored)):
+        return strip
     return _tiles.probe(path, shape, stored) or RasterSource(
         path,
         "GTiff",

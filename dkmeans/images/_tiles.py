@@ -187,16 +187,32 @@ def probe(path: str, shape: tuple[int, int, int], when: tuple[int, int]) -> Tile
     The caller knows that it is an 8-bit TIFF of this shape; `when` is its `state`.
     """
     with _first_page(path) as page:
-        fits = (
-            page.is_tiled
-            and page.compression in _DEFLATE
-            and page.predictor in _PREDICTORS
-            and page.planarconfig == 1
-            and page.bitspersample == 8  # noqa: PLR2004 - bits
-            and page.photometric in _GREY_AND_RGB
-            and (*page.shape, 1)[:3] == shape
-        )
-        if not fits:
+        if not page.is_tiled or not _is_plain_deflate(page, shape):
             return None
         predictor = page.predictor != 1
         return TiledTiff(path, shape, (page.tilelength, page.tilewidth), predictor, when)
+
+
+def one_strip(path: str, shape: tuple[int, int, int]) -> tuple[bool, tuple[int, int]] | None:
+    """Return what a TIFF in one deflate strip holds, None for any other.
+
+    That is whether rows are differences, and the first byte and the length of the strip. The
+    caller knows that it is an 8-bit TIFF of this shape.
+    """
+    with _first_page(path) as page:
+        if page.is_tiled or len(page.dataoffsets) != 1 or not _is_plain_deflate(page, shape):
+            return None
+        return page.predictor != 1, (page.dataoffsets[0], page.databytecounts[0])
+
+
+def _is_plain_deflate(page: Any, shape: tuple[int, int, int]) -> bool:
+    """Return whether pixels are grey or RGB bytes, side by side, in deflate streams."""
+    fits: bool = (
+        page.compression in _DEFLATE
+        and page.predictor in _PREDICTORS
+        and page.planarconfig == 1
+        and page.bitspersample == 8  # noqa: PLR2004 - bits
+        and page.photometric in _GREY_AND_RGB
+        and (*page.shape, 1)[:3] == shape
+    )
+    return fits
