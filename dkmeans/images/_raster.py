@@ -108,8 +108,7 @@ class RasterSource:
             If the file is gone, has changed since it was probed, or cannot be decoded.
         """
         with _reading(self.path):
-            if _tiles.state(self.path) != self.stored:
-                raise SourceError(f"{self.path}: changed while it was being read; run again.")
+            _tiles.refuse_changed(self.path, self.stored)
             if self.whole:
                 image = self._decode()
                 for window in windows:

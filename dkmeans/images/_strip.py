@@ -81,8 +81,7 @@ class StripTiff:
         """
         height, width, bands = self.shape
         try:
-            if _tiles.state(self.path) != self.stored:
-                raise SourceError(f"{self.path}: changed while it was being read; run again.")
+            _tiles.refuse_changed(self.path, self.stored)
             with Path(self.path).open("rb", buffering=0) as file:
                 stream = _Stream(file, *self.place)
                 bottom = 0

@@ -81,8 +81,7 @@ class TiledTiff:
             If the file is gone, has changed since it was probed, or cannot be decoded.
         """
         try:
-            if state(self.path) != self.stored:
-                raise SourceError(f"{self.path}: changed while it was being read; run again.")
+            refuse_changed(self.path, self.stored)
             with _first_page(self.path) as page:
                 tiles = list(zip(page.dataoffsets, page.databytecounts, strict=False))
             # One place for all tiles: new memory for each costs more than the counting.
@@ -133,6 +132,12 @@ def state(path: str) -> tuple[int, int]:
     """Return the size of a file in bytes and its time of change in ns."""
     status = Path(path).stat()
     return status.st_size, status.st_mtime_ns
+
+
+def refuse_changed(path: str, stored: tuple[int, int]) -> None:
+    """Raise `SourceError` if the `state` of a file is no longer what it was when probed."""
+    if state(path) != stored:
+        raise SourceError(f"{path}: changed while it was being read; run again.")
 
 
 @contextmanager
