@@ -25,15 +25,16 @@ UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
 
 _N_GREY = 256
+_MOST_CARRIES = 1000  # lists, before they are made one
 _PARTS = 8  # of the work on one summary, for threads
 _SMALL = 100_000  # colours; below this, threads cost more than they save
 
 
 class ColourCounts:
-    """How often each colour occurs in some 8-bit blocks: up to 2**48 times.
+    """How often each colour occurs in some 8-bit blocks.
 
-    Held as a table over all colours, 32 MiB for RGB and 512 bytes for grey, and a second one of
-    which only the pages of very frequent colours take memory. Pickled, it is a list.
+    Held as a table over all colours, 32 MiB for RGB and 512 bytes for grey, and a list of the
+    colours that were carried and how many times. Pickled, the table is a list too.
 
     Parameters
     ----------
@@ -44,65 +45,106 @@ class ColourCounts:
     def __init__(self, bands: int) -> None:
         self.bands = bands
         self.n_pixels = 0
-        size = _N_GREY if bands == 1 else kernels.N_CODES
-        # Counting jumps about in this table. NumPy asks for huge pages, which make that faster,
-        # only for memory that it does not get zeroed.
-        self.low = np.empty(size, np.uint16)
-        self.low[:] = 0
-        self.high = np.zeros(size, np.uint32)
+        # NumPy asks for huge pages, which make jumping about in the table faster, only for memory
+        # that it does not get zeroed.
+        self._table = np.empty(_N_GREY if bands == 1 else kernels.N_CODES, np.uint16)
+        self._table[:] = 0
+        self._carries: list[tuple[UInt32, Int64]] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
-        used = np.flatnonzero((self.low != 0) | (self.high != 0))
-        return _from_list, (self.bands, self.n_pixels, used.astype(np.uint32), self._get(used))
+        used = np.flatnonzero(self._table).astype(np.uint32)
+        return _from_list, (self.bands, self.n_pixels, used, self._get(used))
 
     def add(self, block: UInt8) -> None:
         """Count the pixels of `block`, (height, width, 1 or 3)."""
-        self.n_pixels += block.shape[0] * block.shape[1]
+        n_pixels = block.shape[0] * block.shape[1]
+        self.n_pixels += n_pixels
+        carries = np.empty(n_pixels, np.uint32)  # what is not written takes no memory
         if self.bands == 1:
-            kernels.count_grey(block[..., 0], self.low, self.high)
+            n = kernels.count_grey(block[..., 0], self._table, carries)
+        elif (packed := words(block)) is not None:
+            n = kernels.count_words(packed, self._table, carries)
         else:
-            kernels.count_rgb(*planes(block), self.low, self.high)
+            n = kernels.count_rgb(*planes(block), self._table, carries)
+        self._carry(carries[:n].copy(), np.ones(n, np.int64))
 
     def merge(self, other: "ColourCounts") -> "ColourCounts":
         """Add the counts of `other` to these, and return these."""
         self.n_pixels += other.n_pixels
-        kernels.add_counts(self.low, self.high, other.low, other.high)
+        carries = np.empty(self._table.size, np.uint32)
+        n = kernels.add_counts(self._table, other._table, carries)  # noqa: SLF001 - of the same class
+        self._carry(carries[:n].copy(), np.ones(n, np.int64))
+        self._carry(*other._carried())  # noqa: SLF001 - of the same class
         return self
 
     def without(self, other: "ColourCounts") -> "ColourCounts":
         """Subtract the counts of `other`, which are part of these, and return these."""
-        used = np.flatnonzero((other.low != 0) | (other.high != 0))
-        self.n_pixels -= other.n_pixels
-        self._set(used, self._get(used) - other._get(used))  # noqa: SLF001 - of the same class
-        return self
+        used = np.flatnonzero(self._table).astype(np.uint32)
+        counts = self._get(used)
+        theirs = np.flatnonzero(other._table).astype(np.uint32)  # noqa: SLF001 - of the same class
+        counts[np.searchsorted(used, theirs)] -= other._get(theirs)  # noqa: SLF001 - of the same class
+        return _from_list(self.bands, self.n_pixels - other.n_pixels, used, counts)
 
     def listed(self) -> tuple[UInt32, Int64]:
         """Return the Z-codes of the colours that occur, increasing, and their counts."""
-        most = min(self.n_pixels, self.low.size)  # what is not written takes no memory
+        most = min(self.n_pixels, self._table.size)  # what is not written takes no memory
         codes, counts = np.empty(most, np.uint32), np.empty(most, np.int64)
         compact = kernels.compact_grey if self.bands == 1 else kernels.compact_rgb
-        n = compact(self.low, self.high, codes, counts)
-        return codes[:n], counts[:n]
+        n = compact(self._table, codes, counts)
+        codes, counts = codes[:n], counts[:n]
+        carried, times = self._carried()
+        ordered = np.empty_like(carried)
+        kernels.interleave_bits(carried, ordered)
+        counts[np.searchsorted(codes, ordered)] += times * kernels.CARRY
+        return codes, counts
 
-    def _get(self, codes: npt.NDArray[np.integer[Any]]) -> Int64:
-        counts: Int64 = self.low[codes] + (self.high[codes].astype(np.int64) << 16)
+    def _carry(self, codes: UInt32, times: Int64) -> None:
+        if codes.size:
+            self._carries.append((codes, times))
+        if len(self._carries) > _MOST_CARRIES:
+            self._carries = [self._carried()]
+
+    def _carried(self) -> tuple[UInt32, Int64]:
+        """Return the codes that were carried, increasing, and how many times."""
+        codes = np.concatenate([np.empty(0, np.uint32), *(c for c, _ in self._carries)])
+        unique, which = np.unique(codes, return_inverse=True)
+        times = np.zeros(unique.size, np.int64)
+        np.add.at(times, which, np.concatenate([times[:0], *(t for _, t in self._carries)]))
+        return unique, times
+
+    def _get(self, codes: UInt32) -> Int64:
+        """Return the counts of `codes`, which are all that occur."""
+        counts = self._table[codes].astype(np.int64)
+        carried, times = self._carried()
+        counts[np.searchsorted(codes, carried)] += times * kernels.CARRY
         return counts
-
-    def _set(self, codes: npt.NDArray[np.integer[Any]], counts: Int64) -> None:
-        self.low[codes] = counts & 0xFFFF
-        self.high[codes] = counts >> 16
 
 
 def _from_list(bands: int, n_pixels: int, codes: UInt32, counts: Int64) -> ColourCounts:
     result = ColourCounts(bands)
     result.n_pixels = n_pixels
-    result._set(codes, counts)  # noqa: SLF001 - a second constructor
+    times = np.maximum(counts - 1, 0) // kernels.CARRY
+    result._table[codes] = counts - times * kernels.CARRY  # noqa: SLF001 - a second constructor
+    result._carry(codes[times > 0], times[times > 0])  # noqa: SLF001 - a second constructor
     return result
 
 
 def planes(block: UInt8) -> tuple[UInt8, UInt8, UInt8]:
     """Split a block into red, green and blue; a grey block is all three."""
     return block[..., 0], block[..., block.shape[-1] // 2], block[..., -1]
+
+
+def words(block: UInt8) -> UInt32 | None:
+    """Return a view of a block, (height, width, 3), as words of four bytes, (height, 3 width / 4).
+
+    None if its bands do not lie side by side, or its rows do not begin and end with a word.
+    """
+    height, width, bands = block.shape
+    one_by_one = block.strides[1:] == (bands, 1)
+    if bands != 3 or not one_by_one or width % 4 or block.strides[0] % 4 or block.ctypes.data % 4:  # noqa: PLR2004 - bytes
+        return None
+    rows = np.lib.stride_tricks.as_strided(block, (height, 3 * width), (block.strides[0], 1))
+    return rows.view("<u4")
 
 
 @dataclass(frozen=True)

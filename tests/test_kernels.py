@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dkmeans._kernels import colours, octree, points
+from dkmeans._summary import words
 
 PLAIN = bool(os.environ.get("NUMBA_DISABLE_JIT"))
 SIZE = (9, 7) if PLAIN else (90, 70)
@@ -55,7 +56,7 @@ def bands(request):
 
 def codes_of(red, green, blue):
     """The code of each pixel, the plain way."""
-    return red.astype(np.int64) * 65536 + green.astype(np.int64) * 256 + blue
+    return red.astype(np.int64) + green.astype(np.int64) * 256 + blue.astype(np.int64) * 65536
 
 
 def z_codes_of(colors):
@@ -92,79 +93,115 @@ def test_decode_gives_back_the_colours():
 # Counting
 
 
-def counts_in(low, high):
-    return low + (high.astype(np.int64) << 16)
-
-
-def tables_of(counts):
-    """The two tables that hold the counts."""
+def table_of(counts):
+    """The table that holds the counts, and the carries it takes."""
     counts = np.asarray(counts, np.int64)
-    return (counts & 0xFFFF).astype(np.uint16), (counts >> 16).astype(np.uint32)
+    times = np.maximum(counts - 1, 0) // colours.CARRY
+    carries = np.repeat(np.arange(counts.size, dtype=np.uint32), times)
+    return (counts - times * colours.CARRY).astype(np.uint16), carries
+
+
+def counts_in(table, *carries):
+    """The counts that a table and lists of carries hold."""
+    carried = np.bincount(np.concatenate(carries), minlength=table.size)
+    return table + carried * colours.CARRY
+
+
+def count(kernel, *bands, table):
+    """Run a kernel that counts; return the carries."""
+    carries = np.full(bands[0].size * 2, 2**32 - 1, np.uint32)
+    return carries[: kernel(*bands, table, carries)]
 
 
 @compiled_only
-@pytest.mark.parametrize("before", [0, 2**16 - 3, 2**32 - 3])
+@pytest.mark.parametrize("before", [0, 2**16 - 3, 2**17 - 3])
 def test_count_rgb_counts_each_colour(bands, before):
-    low, high = tables_of(np.full(colours.N_CODES, before))
-    for _ in range(2):
-        colours.count_rgb(*bands, low, high)
+    table, carries = table_of(np.full(colours.N_CODES, before))
+    new = [count(colours.count_rgb, *bands, table=table) for _ in range(2)]
     codes, expected = np.unique(codes_of(*bands), return_counts=True)
-    counts = counts_in(low, high)
+    counts = counts_in(table, carries, *new)
     np.testing.assert_array_equal((counts != before).nonzero()[0], codes)
     np.testing.assert_array_equal(counts[codes], before + 2 * expected)
 
 
-def test_count_rgb_of_few_colours():
-    # What plain Python can do as well: the table of dark colours alone.
-    block = frozen(random_image(*SIZE, high=4))
-    low, high = tables_of(np.zeros(1 << 18))
-    colours.count_rgb(block[..., 0], block[..., 1], block[..., 2], low, high)
-    expected = np.bincount(codes_of(*np.moveaxis(block, -1, 0)).ravel(), minlength=1 << 18)
-    np.testing.assert_array_equal(counts_in(low, high), expected)
+@compiled_only
+@pytest.mark.parametrize("before", [0, 2**16 - 3])
+@pytest.mark.parametrize(("height", "width"), [(1, 4), (2, 20), (5, 4), (30, 20), (32, 64)])
+def test_count_words_counts_what_count_rgb_counts(height, width, before):
+    block = frozen(random_image(height, width, high=16))
+    table, _ = table_of(np.full(colours.N_CODES, before))
+    other = table.copy()
+    carries = count(colours.count_words, words(block), table=table)
+    expected = count(colours.count_rgb, *np.moveaxis(block, -1, 0), table=other)
+    np.testing.assert_array_equal(np.sort(carries), np.sort(expected))
+    np.testing.assert_array_equal(table, other)
 
 
-@pytest.mark.parametrize("before", [0, 2**20])
+def test_counts_of_few_colours():
+    # What plain Python can do as well: a table of dark colours alone.
+    block = frozen(random_image(9, 8, high=4))
+    size = 3 * 0x10101 + 1
+    expected = np.bincount(codes_of(*np.moveaxis(block, -1, 0)).ravel(), minlength=size)
+    for before in (0, 2**16 - 1):
+        for kernel, data in (
+            (colours.count_rgb, np.moveaxis(block, -1, 0)),
+            (colours.count_words, [words(block)]),
+        ):
+            table, carries = table_of(np.full(size, before))
+            new = count(kernel, *data, table=table)
+            np.testing.assert_array_equal(counts_in(table, carries, new), before + expected)
+
+
+@pytest.mark.parametrize("before", [0, 2**16 - 1, 2**20])
 def test_count_grey_counts_each_value(bands, before):
-    low, high = tables_of(np.full(256, before))
-    for _ in range(2):
-        colours.count_grey(bands[0], low, high)
+    table, carries = table_of(np.full(256, before))
+    new = [count(colours.count_grey, bands[0], table=table) for _ in range(2)]
     expected = before + 2 * np.bincount(bands[0].ravel(), minlength=256)
-    np.testing.assert_array_equal(counts_in(low, high), expected)
+    np.testing.assert_array_equal(counts_in(table, carries, *new), expected)
 
 
 def test_add_counts_carries():
-    edges = [0, 1, 2**15, 2**16 - 1, 2**16, 2**32 - 1, 2**47 - 1]
+    edges = [0, 1, 2**15, 2**16 - 2, 2**16 - 1, 2**16, 2**17]
     a, b = np.repeat(edges, len(edges)), np.tile(edges, len(edges))
-    low, high = tables_of(a)
-    colours.add_counts(low, high, *map(frozen, tables_of(b)))
-    np.testing.assert_array_equal(counts_in(low, high), a + b)
+    (table, ours), (other, theirs) = table_of(a), table_of(b)
+    carries = np.empty(a.size, np.uint32)
+    new = carries[: colours.add_counts(table, frozen(other), carries)]
+    np.testing.assert_array_equal(counts_in(table, ours, theirs, new), a + b)
+    assert np.array_equal(table == 0, a + b == 0)
 
 
 @compiled_only
 def test_compact_rgb_lists_the_colours_in_the_order_of_the_octree():
     rng = np.random.default_rng(0)
     codes = np.unique(np.r_[0, rng.integers(0, colours.N_CODES, 5000), colours.N_CODES - 1])
-    counts = np.zeros(colours.N_CODES, np.int64)
-    counts[codes] = rng.choice([1, 9, 2**16, 2**16 + 1, 2**32, 2**48 - 1], codes.size)
-    z_codes = z_codes_of(np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1))
+    table = np.zeros(colours.N_CODES, np.uint16)
+    table[codes] = rng.choice([1, 9, 2**16 - 1], codes.size)
+    z_codes = z_codes_of(np.stack([codes & 255, codes >> 8 & 255, codes >> 16], axis=1))
     order = np.argsort(z_codes)
 
     codes_out, counts_out = np.empty(codes.size, np.uint32), np.empty(codes.size, np.int64)
-    found = colours.compact_rgb(*map(frozen, tables_of(counts)), codes_out, counts_out)
-    assert found == codes.size
+    assert colours.compact_rgb(frozen(table), codes_out, counts_out) == codes.size
     np.testing.assert_array_equal(codes_out, z_codes[order])
-    np.testing.assert_array_equal(counts_out, counts[codes][order])
+    np.testing.assert_array_equal(counts_out, table[codes][order])
 
 
 def test_compact_grey_lists_the_values_as_reds():
     values = np.array([0, 1, 7, 128, 255])
-    counts = np.zeros(256, np.int64)
-    counts[values] = [3, 2**16, 4, 1, 2**48 - 1]
+    table = np.zeros(256, np.uint16)
+    table[values] = [3, 2**15, 4, 1, 2**16 - 1]
     codes_out, counts_out = np.empty(5, np.uint32), np.empty(5, np.int64)
-    assert colours.compact_grey(*map(frozen, tables_of(counts)), codes_out, counts_out) == 5
+    assert colours.compact_grey(frozen(table), codes_out, counts_out) == 5
     reds = np.stack([values, 0 * values, 0 * values], axis=1)
     np.testing.assert_array_equal(codes_out, z_codes_of(reds))
-    np.testing.assert_array_equal(counts_out, counts[values])
+    np.testing.assert_array_equal(counts_out, table[values])
+
+
+def test_interleave_bits_gives_the_z_codes():
+    codes = np.random.default_rng(0).integers(0, colours.N_CODES, 50).astype(np.uint32)
+    out = np.empty_like(codes)
+    colours.interleave_bits(frozen(codes), out)
+    colors = np.stack([codes & 255, codes >> 8 & 255, codes >> 16], axis=1)
+    np.testing.assert_array_equal(out, z_codes_of(colors))
 
 
 # Looking up
@@ -181,6 +218,16 @@ def test_look_up_rgb_reads_the_table(bands, table):
     labels = np.empty(bands[0].shape, table.dtype)
     colours.look_up_rgb(*bands, table, labels)
     np.testing.assert_array_equal(labels, table[codes_of(*bands)])
+
+
+@pytest.mark.parametrize("width", [4, 20, 64])
+def test_look_up_words_reads_the_table(width, table):
+    block = frozen(random_image(9, 64)[:, :width])
+    labels = np.full((9, 70), 250, table.dtype)
+    colours.look_up_words(words(block), table, labels[:, 3 : 3 + width])
+    expected = table[codes_of(*np.moveaxis(block, -1, 0))]
+    np.testing.assert_array_equal(labels[:, 3 : 3 + width], expected)
+    assert (labels[:, 3 + width :] == 250).all()
 
 
 def test_look_up_measured_adds_up_uses_and_errors(bands, table):
@@ -344,7 +391,7 @@ def test_fill_table_names_the_nearest_center_of_every_colour(kind, k):
     middles = centers[pairs].mean(axis=1).clip(0, 255)
     ties = codes_of(*(np.floor(middles).astype(int).T))
     codes = np.unique(np.r_[some, ties, (ties + 1) % colours.N_CODES, 0, colours.N_CODES - 1])
-    colors = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
+    colors = np.stack([codes & 255, codes >> 8 & 255, codes >> 16], axis=1)
     np.testing.assert_array_equal(table[codes], nearest_center(colors, centers))
 
 

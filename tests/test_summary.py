@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dkmeans import _summary
-from dkmeans._summary import ColourCounts, ColourSummary, planes
+from dkmeans._summary import ColourCounts, ColourSummary, planes, words
 from dkmeans._tiling import grid
 
 
@@ -80,6 +80,27 @@ def test_rgb_counts_take_grey_blocks(photos):
     as_rgb = np.repeat(grey, 3, axis=-1)
     assert_same_counts(counted([grey], 3), counted([as_rgb], 3))
     assert all(np.shares_memory(plane, grey) for plane in planes(grey))
+
+
+def test_words_are_a_view_of_pixels_side_by_side():
+    image = np.random.default_rng(0).integers(0, 256, (6, 12, 3), np.uint8)
+    for block in (image, image[1:, 4:], image[::2, :8], image[5:]):
+        view = words(block)
+        assert np.shares_memory(view, image)
+        assert view.shape == (block.shape[0], block.shape[1] * 3 // 4)
+        assert view.tobytes() == block.tobytes()
+
+
+def test_other_blocks_have_no_words():
+    image = np.random.default_rng(0).integers(0, 256, (6, 12, 3), np.uint8)
+    planar = np.moveaxis(np.ascontiguousarray(np.moveaxis(image, -1, 0)), 0, -1)
+    others = (
+        *(image[..., :1], planar, image[:, ::2], image[..., ::-1], image.swapaxes(0, 1)),
+        *(image[:, :6], image[:, 1:5], image[:, :, :][:, 11:]),
+        *(np.zeros((3, 5, 3), np.uint8)[:, :4], np.broadcast_to(image[:1, :1], image.shape)),
+    )
+    for block in others:
+        assert words(block) is None
 
 
 @pytest.mark.parametrize("n_pixels", [2**16 - 1, 2**16, 2**16 + 1, 3 * 2**16 + 5])

@@ -19,7 +19,6 @@ from dkmeans._kernels.colours import Int64, Integer, UInt32, gather
 from dkmeans._kernels.compile import inline, kernel
 
 Float64 = npt.NDArray[np.float64]
-Number = float | np.integer[Any] | np.floating[Any]
 
 TOP, BOTTOM = 2, 6
 COLOURS = 8  # the level of single colours
@@ -70,22 +69,33 @@ def total_colours(
             values[2, blue] += count
 
 
+# A walk keeps, by level, the centres that can still be nearest: their indices, `kept`, (level, k),
+# and where they are, `places`, (level, 3, k), with one more row as a place to work. Kernels take
+# these whole, with the level, and write loops out: every array that is cut out of another, or
+# handed to a function, counts a reference, which takes longer than to compare a colour.
+
+
 @inline
-def _begin(n_clusters: int, first: int, last: int) -> tuple[Int64, Int64, Int64, Int64]:
+def _begin(centers: Float64, first: int, last: int) -> tuple[Int64, Float64, Int64, Int64, Int64]:
     """Return the state of a walk over nodes `first` to `last` of level TOP, with all centres.
 
-    By level: the centres kept for its node, how many they are, the next node, the end of the run.
+    That is `kept` and `places` and, by level, how many are kept, the next node, and the end of the
+    run of nodes.
     """
+    n_clusters = centers.shape[0]
     kept = np.empty((BOTTOM + 1, n_clusters), np.int64)
+    places = np.empty((BOTTOM + 1, 4, n_clusters))
     n_kept = np.zeros(BOTTOM + 1, np.int64)
     position = np.zeros(BOTTOM + 1, np.int64)
     end = np.zeros(BOTTOM + 1, np.int64)
     for c in range(n_clusters):
         kept[TOP - 1, c] = c
+        for axis in range(3):
+            places[TOP - 1, axis, c] = centers[c, axis]
     n_kept[TOP - 1] = n_clusters
     position[TOP] = first
     end[TOP] = last
-    return kept, n_kept, position, end
+    return kept, places, n_kept, position, end
 
 
 @inline
@@ -95,58 +105,43 @@ def _corner(prefix: Any, level: int) -> tuple[Any, Any, Any]:
     return gather(prefix >> 2) << shift, gather(prefix >> 1) << shift, gather(prefix) << shift
 
 
-@inline
+@kernel
 def _keep_candidates(
-    prefix: Integer, level: int, centers: Float64, above: Int64, n_above: Integer, kept: Int64
+    prefix: Integer, level: int, n_above: Integer, kept: Int64, places: Float64
 ) -> int:
-    """Write to `kept` the centres of `above` that can be nearest to a colour of the cube."""
-    side = 1 << (COLOURS - level)
-    red, green, blue = _corner(prefix, level)
-    half = (side - 1) / 2
-    nearest, best = above[0], np.inf
+    """Keep the centres of the level above that can be nearest to a colour of the cube.
+
+    Their order stays. Returns how many they are.
+    """
+    up = level - 1
+    low_r, low_g, low_b = _corner(prefix, level)
+    side = (1 << (COLOURS - level)) - 1.0
     for i in range(n_above):
-        c = above[i]
-        d0 = red + half - centers[c, 0]
-        d1 = green + half - centers[c, 1]
-        d2 = blue + half - centers[c, 2]
-        distance = d0 * d0 + d1 * d1 + d2 * d2
-        if distance < best:
-            best = distance
-            nearest = c
+        d0 = low_r + side / 2 - places[up, 0, i]
+        d1 = low_g + side / 2 - places[up, 1, i]
+        d2 = low_b + side / 2 - places[up, 2, i]
+        places[up, 3, i] = d0 * d0 + d1 * d1 + d2 * d2
+    nearest = 0
+    for i in range(1, n_above):
+        if places[up, 3, i] < places[up, 3, nearest]:
+            nearest = i
+    red, green, blue = places[up, 0, nearest], places[up, 1, nearest], places[up, 2, nearest]
+    # |v - nearest|^2 - |v - c|^2 is linear in v: its maximum over the cube is at a corner, which
+    # is found for each axis on its own.
+    for i in range(n_above):
+        g0, g1, g2 = places[up, 0, i] - red, places[up, 1, i] - green, places[up, 2, i] - blue
+        lead = g0 * (2 * low_r - places[up, 0, i] - red)
+        lead += g1 * (2 * low_g - places[up, 1, i] - green)
+        lead += g2 * (2 * low_b - places[up, 2, i] - blue)
+        places[up, 3, i] = lead + 2 * side * (max(g0, 0.0) + max(g1, 0.0) + max(g2, 0.0))
     n_kept = 0
-    for i in range(n_above):
-        c = above[i]
-        # |v - nearest|^2 - |v - c|^2 is linear in v: its maximum over the cube is at a corner,
-        # which is found for each axis on its own.
-        lead = 0.0
-        for axis in range(3):
-            low = red if axis == 0 else (green if axis == 1 else blue)
-            gap = centers[c, axis] - centers[nearest, axis]
-            corner = low + (side - 1 if gap > 0 else 0)
-            lead += gap * (2 * corner - centers[c, axis] - centers[nearest, axis])
-        if c == nearest or lead > -_MARGIN:
-            kept[n_kept] = c
+    for i in range(n_above):  # the nearest leads itself by 0
+        if places[up, 3, i] > -_MARGIN:
+            kept[level, n_kept] = kept[up, i]
+            for axis in range(3):
+                places[level, axis, n_kept] = places[up, axis, i]
             n_kept += 1
     return n_kept
-
-
-@inline
-def _nearest(
-    red: Number, green: Number, blue: Number, centers: Float64, kept: Int64, n_kept: Integer
-) -> Integer:
-    """Return the nearest of the kept centres; ties go to the lowest index."""
-    nearest: Integer = kept[0]
-    best = np.inf
-    for i in range(n_kept):
-        c = kept[i]
-        d0 = red - centers[c, 0]
-        d1 = green - centers[c, 1]
-        d2 = blue - centers[c, 2]
-        distance = d0 * d0 + d1 * d1 + d2 * d2
-        if distance < best:
-            best = distance
-            nearest = c
-    return nearest
 
 
 @kernel
@@ -185,10 +180,10 @@ def assign_accumulate(
     weights, sums
         OUT (k,) and (k, 3): added to.
     """
-    kept, n_kept, position, end = _begin(centers.shape[0], first, last)
-    places = np.empty((64, 3), np.int64)
+    kept, places, n_kept, position, end = _begin(centers, first, last)
+    offsets = np.empty((64, 3), np.int64)
     for low in range(64):  # where a colour lies in its cube of level BOTTOM
-        places[low, 0], places[low, 1], places[low, 2] = _corner(low, COLOURS)
+        offsets[low, 0], offsets[low, 1], offsets[low, 2] = _corner(low, COLOURS)
     level = TOP
     while level >= TOP:
         if position[level] == end[level]:
@@ -197,42 +192,48 @@ def assign_accumulate(
         node = position[level]
         position[level] += 1
         prefix = np.int64(prefixes[node])
-        n = _keep_candidates(
-            prefix, level, centers, kept[level - 1], n_kept[level - 1], kept[level]
-        )
-        n_kept[level] = n
-        if n == 1 or level == depth:
-            c = kept[level, 0]
-            if n > 1:
+        at, n = level - 1, n_kept[level - 1]
+        first_point, last_point, are_colours = node, node + 1, False
+        if level != depth:
+            at, n = level, _keep_candidates(prefix, level, n, kept, places)
+            n_kept[level] = n
+            if n > 1:  # else the node is added as a whole
+                first_point, last_point, are_colours = starts[node], ends[node], level == BOTTOM
+                if not are_colours:
+                    level += 1
+                    position[level], end[level] = first_point, last_point
+                    continue
+        base_red, base_green, base_blue = _corner(prefix, level)
+        for point in range(first_point, last_point):
+            if are_colours:
+                low = codes[point] & np.uint32(63)
+                weight = counts[point]
+                red = np.float64(base_red + offsets[low, 0])
+                green = np.float64(base_green + offsets[low, 1])
+                blue = np.float64(base_blue + offsets[low, 2])
+                total_red = weight * np.int64(red)
+                total_green = weight * np.int64(green)
+                total_blue = weight * np.int64(blue)
+            else:
                 weight = node_weights[node]
-                c = _nearest(
-                    node_sums[node, 0] / weight,
-                    node_sums[node, 1] / weight,
-                    node_sums[node, 2] / weight,
-                    centers,
-                    kept[level],
-                    n,
+                total_red, total_green = node_sums[node, 0], node_sums[node, 1]
+                total_blue = node_sums[node, 2]
+                red, green, blue = total_red / weight, total_green / weight, total_blue / weight
+            nearest, best = 0, np.inf
+            for i in range(n):
+                d0, d1, d2 = (
+                    red - places[at, 0, i],
+                    green - places[at, 1, i],
+                    blue - places[at, 2, i],
                 )
-            weights[c] += node_weights[node]
-            sums[c, 0] += node_sums[node, 0]
-            sums[c, 1] += node_sums[node, 1]
-            sums[c, 2] += node_sums[node, 2]
-        elif level == BOTTOM:
-            base_red, base_green, base_blue = _corner(prefix, level)
-            for i in range(starts[node], ends[node]):
-                low = codes[i] & np.uint32(63)
-                red = base_red + places[low, 0]
-                green = base_green + places[low, 1]
-                blue = base_blue + places[low, 2]
-                c = _nearest(red, green, blue, centers, kept[level], n)
-                weights[c] += counts[i]
-                sums[c, 0] += counts[i] * red
-                sums[c, 1] += counts[i] * green
-                sums[c, 2] += counts[i] * blue
-        else:
-            level += 1
-            position[level] = starts[node]
-            end[level] = ends[node]
+                distance = d0 * d0 + d1 * d1 + d2 * d2
+                if distance < best:
+                    nearest, best = i, distance
+            c = kept[at, nearest]
+            weights[c] += weight
+            sums[c, 0] += total_red
+            sums[c, 1] += total_green
+            sums[c, 2] += total_blue
 
 
 @kernel
@@ -250,7 +251,7 @@ def fill_table(
     table
         OUT (2**24,), by code.
     """
-    kept, n_kept, position, end = _begin(centers.shape[0], first, last)
+    kept, places, n_kept, position, end = _begin(centers, first, last)
     level = TOP
     while level >= TOP:
         if position[level] == end[level]:
@@ -258,22 +259,22 @@ def fill_table(
             continue
         prefix = position[level]
         position[level] += 1
-        n = _keep_candidates(
-            prefix, level, centers, kept[level - 1], n_kept[level - 1], kept[level]
-        )
+        n = _keep_candidates(prefix, level, n_kept[level - 1], kept, places)
         n_kept[level] = n
         if n > 1 and level < BOTTOM:
             level += 1
-            position[level] = prefix * 8
-            end[level] = prefix * 8 + 8
+            position[level], end[level] = prefix * 8, prefix * 8 + 8
             continue
         side = 1 << (COLOURS - level)
         low_r, low_g, low_b = _corner(prefix, level)
-        for red in range(low_r, low_r + side):
+        for blue in range(low_b, low_b + side):
             for green in range(low_g, low_g + side):
-                row = (red << 16) | (green << 8)
-                for blue in range(low_b, low_b + side):
-                    c = kept[level, 0]
-                    if n > 1:
-                        c = _nearest(red, green, blue, centers, kept[level], n)
-                    table[row | blue] = c
+                for red in range(low_r, low_r + side):
+                    nearest, best = 0, np.inf
+                    for i in range(n):
+                        d0, d1 = red - places[level, 0, i], green - places[level, 1, i]
+                        d2 = blue - places[level, 2, i]
+                        distance = d0 * d0 + d1 * d1 + d2 * d2
+                        if distance < best:
+                            nearest, best = i, distance
+                    table[(blue << 16) | (green << 8) | red] = kept[level, nearest]

@@ -13,7 +13,7 @@ from dkmeans._kernels import colours as kernels
 from dkmeans._kernels import octree
 from dkmeans._palette import Palette
 from dkmeans._passes import Partition, Piece, Ticker
-from dkmeans._summary import planes
+from dkmeans._summary import planes, words
 from dkmeans._tiling import Window, split
 from dkmeans._validation import SourceError
 from dkmeans.images._outputs import Entry, Labels, Output
@@ -142,7 +142,9 @@ class _Labelling:
                 yield window, labels
 
     def _look_up(self, block: npt.NDArray[np.uint8], table: Labels, labels: Labels) -> None:
-        if self.uses is None:
+        if self.uses is None and (packed := words(block)) is not None:
+            kernels.look_up_words(packed, table, labels)
+        elif self.uses is None:
             kernels.look_up_rgb(*planes(block), table, labels)
         else:
             self.error += kernels.look_up_measured(
