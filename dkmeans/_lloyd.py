@@ -18,6 +18,7 @@ StopReason = Literal["converged", "tol", "max_iter", "exact", "stopped"]
 # no more than this share of the inertia.
 _POINTS_PER_CLUSTER = 16
 _SPREAD_WITHIN = 0.1
+_AT_FIRST = 2  # restarts, before it is known whether the points will do
 
 RELAXATION = 1.4  # where the steps need not be scikit-learn's; see `relaxed`
 
@@ -169,13 +170,16 @@ def solve(
         rng = np.random.default_rng([seed, number])
         return run(seeding(points, weights, n_clusters, rng), depth)
 
-    first = restart(depths[0], 0)
-    while summary.spread_within(depths[0]) > _SPREAD_WITHIN * first.inertia:
+    def restarts(depth: int, numbers: range) -> list[Solution]:
+        return _passes.in_threads(partial(restart, depth), numbers)
+
+    first = restarts(depths[0], range(min(n_init, _AT_FIRST)))
+    while summary.spread_within(depths[0]) > _SPREAD_WITHIN * first[0].inertia:
         # Clusters are hardly larger than the cubes that are the points here: they are too coarse.
         depths = depths[1:]
-        first = restart(depths[0], 0)
-    others = _passes.in_threads(partial(restart, depths[0]), range(1, n_init))
-    best = min([first, *others], key=lambda solution: solution.inertia)
+        first = restarts(depths[0], range(min(n_init, _AT_FIRST)))
+    others = restarts(depths[0], range(_AT_FIRST, n_init))
+    best = min([*first, *others], key=lambda solution: solution.inertia)
     for depth in depths[1:]:
         best = run(best.centers, depth)
     return best

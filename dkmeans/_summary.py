@@ -23,6 +23,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.integer[Any]]
 
 _N_GREY = 256
 _MOST_CARRIES = 1000  # lists, before they are made one
@@ -85,18 +86,28 @@ class ColourCounts:
         counts[np.searchsorted(used, theirs)] -= other._get(theirs)  # noqa: SLF001 - of the same class
         return _from_list(self.bands, self.n_pixels - other.n_pixels, used, counts)
 
-    def listed(self) -> tuple[UInt32, Int64]:
-        """Return the Z-codes of the colours that occur, increasing, and their counts."""
-        most = min(self.n_pixels, self._table.size)  # what is not written takes no memory
-        codes, counts = np.empty(most, np.uint32), np.empty(most, np.int64)
-        compact = kernels.compact_grey if self.bands == 1 else kernels.compact_rgb
-        n = compact(self._table, codes, counts)
-        codes, counts = codes[:n], counts[:n]
+    def cubes(self) -> tuple[UInt32, Ints]:
+        """Return the counts by cubes of 4 values a side in which any colour occurs.
+
+        These are the upper 18 bits of their Z-codes, (n,) increasing, and the counts of their 64
+        colours, (n, 64), as uint32 where all fit, else int64.
+        """
         carried, times = self._carried()
-        ordered = np.empty_like(carried)
-        kernels.interleave_bits(carried, ordered)
-        counts[np.searchsorted(codes, ordered)] += times * kernels.CARRY
-        return codes, counts
+        fits = times.max(initial=0) < np.iinfo(np.uint32).max // kernels.CARRY
+        most = max(
+            1, min(self.n_pixels, self._table.size // (4 if self.bands == 1 else kernels.CUBE))
+        )
+        # What is not written takes no memory. A cube is written before it is known to be empty.
+        prefixes = np.empty(most + 1, np.uint32)
+        cubes = np.empty((most + 1, kernels.CUBE), np.uint32 if fits else np.int64)
+        collect = kernels.collect_grey if self.bands == 1 else kernels.collect_rgb
+        n = collect(self._table, prefixes, cubes)
+        prefixes, cubes = prefixes[:n], cubes[:n]
+        codes = np.empty_like(carried)
+        kernels.interleave_bits(carried, codes)
+        rows = np.searchsorted(prefixes, codes // kernels.CUBE)
+        cubes[rows, codes % kernels.CUBE] += (times * kernels.CARRY).astype(cubes.dtype)
+        return prefixes, cubes
 
     def _carry(self, codes: UInt32, times: Int64) -> None:
         if codes.size:
@@ -190,13 +201,20 @@ class ColourSummary:
     def __init__(self, counts: ColourCounts) -> None:
         self.bands = counts.bands
         self.weight = counts.n_pixels
-        self.codes, self.counts = counts.listed()
-        self._tree = _Octree(self.codes, self.counts)
+        self._prefixes, self._cubes = counts.cubes()
+        self.n_points = int(np.count_nonzero(self._cubes))
+        self._tree = _Octree(self._prefixes, self._cubes)
 
     @property
-    def n_points(self) -> int:
-        """How many distinct colours there are."""
-        return self.codes.size
+    def codes(self) -> UInt32:
+        """The Z-codes of the distinct colours, (n,), increasing; made at each call."""
+        cubes, rest = np.nonzero(self._cubes)
+        return self._prefixes[cubes] * np.uint32(kernels.CUBE) + rest.astype(np.uint32)
+
+    @property
+    def counts(self) -> Int64:
+        """The counts of the distinct colours, (n,), in the order of `codes`; made at each call."""
+        return self._cubes[self._cubes > 0].astype(np.int64)
 
     @cached_property
     def squares(self) -> tuple[int, ...]:
@@ -238,8 +256,9 @@ class ColourSummary:
 
     def colours(self) -> UInt8:
         """Return the distinct colours, (n, bands) uint8, in the order of `codes`."""
-        out = np.empty((self.n_points, 3), np.uint8)
-        kernels.decode(self.codes, out)
+        codes = self.codes
+        out = np.empty((codes.size, 3), np.uint8)
+        kernels.decode(codes, out)
         return out[:, : self.bands]
 
     def n_points_at(self, depth: int) -> int:
@@ -268,8 +287,7 @@ class ColourSummary:
         def part(bounds: tuple[int, int]) -> Totals:
             totals = Totals(np.zeros(len(centers), np.int64), np.zeros((len(centers), 3), np.int64))
             octree.assign_accumulate(
-                self.codes,
-                self.counts,
+                self._cubes,
                 *tree.arrays,
                 centers,
                 depth,
@@ -302,23 +320,22 @@ class ColourSummary:
 
 
 class _Octree:
-    """The node arrays of `_kernels.octree` over sorted colours."""
+    """The node arrays of `_kernels.octree` over cubes of colours."""
 
-    def __init__(self, codes: UInt32, counts: Int64) -> None:
-        prefixes, starts = _group(codes, 3 * (8 - octree.BOTTOM))
-        weights = np.zeros(prefixes.size, np.int64)
-        sums = np.zeros((prefixes.size, 3), np.int64)
+    def __init__(self, prefixes: UInt32, cubes: Ints) -> None:
+        weights = np.empty(prefixes.size, np.int64)
+        sums = np.empty((prefixes.size, 3), np.int64)
 
         def part(nodes: slice) -> Int64:
             values = np.zeros((3, 256), np.int64)
-            runs = starts[nodes.start : nodes.stop + 1]
-            octree.total_colours(codes, counts, runs, weights[nodes], sums[nodes], values)
+            octree.total_colours(prefixes[nodes], cubes[nodes], weights[nodes], sums[nodes], values)
             return values
 
-        cuts = np.linspace(0, weights.size, (_PARTS if codes.size > _SMALL else 1) + 1, dtype=int)
+        n_parts = _PARTS if cubes.size > _SMALL else 1
+        cuts = np.linspace(0, weights.size, n_parts + 1, dtype=int)
         parts = [slice(a, b) for a, b in itertools.pairwise(cuts.tolist())]
         self.values = np.sum(_passes.in_threads(part, parts), axis=0)
-        levels = [(prefixes, starts, weights, sums)]
+        levels = [(prefixes, np.arange(prefixes.size + 1), weights, sums)]
         for _ in range(octree.BOTTOM - octree.TOP):
             prefixes, starts = _group(levels[0][0], 3)
             weights = np.add.reduceat(levels[0][2], starts[:-1])
@@ -326,7 +343,7 @@ class _Octree:
             levels.insert(0, (prefixes, starts, weights, sums))
         sizes = [level[0].size for level in levels]
         self._offsets = np.concatenate([[0], np.cumsum(sizes)])
-        child_offsets = [*self._offsets[1:-1], 0]  # the children of the last level are colours
+        child_offsets = [*self._offsets[1:-1], 0]  # the last level has cubes
         self.arrays = (
             np.concatenate([level[0] for level in levels]),
             np.concatenate(
@@ -345,10 +362,10 @@ class _Octree:
         return self.arrays[3][nodes], self.arrays[4][nodes]
 
     def split(self, n: int) -> list[tuple[int, int]]:
-        """Cut the nodes of the top level into at most `n` runs with about as many colours."""
+        """Cut the nodes of the top level into at most `n` runs with about as many cubes."""
         starts, ends = self.arrays[1], self.arrays[2]
         first, last = np.arange(self._offsets[1]), np.arange(self._offsets[1]) + 1
-        for _ in range(octree.BOTTOM - octree.TOP + 1):
+        for _ in range(octree.BOTTOM - octree.TOP + 1):  # down to the cubes
             first, last = starts[first], ends[last - 1]
         cuts = np.searchsorted(last, np.linspace(0, last[-1], n + 1)[1:-1]) + 1
         bounds = np.unique([0, *cuts, self._offsets[1]])

@@ -171,29 +171,34 @@ def test_add_counts_carries():
 
 
 @compiled_only
-def test_compact_rgb_lists_the_colours_in_the_order_of_the_octree():
+@pytest.mark.parametrize("dtype", [np.uint32, np.int64])
+def test_collect_rgb_lists_the_cubes_in_the_order_of_the_octree(dtype):
     rng = np.random.default_rng(0)
     codes = np.unique(np.r_[0, rng.integers(0, colours.N_CODES, 5000), colours.N_CODES - 1])
     table = np.zeros(colours.N_CODES, np.uint16)
     table[codes] = rng.choice([1, 9, 2**16 - 1], codes.size)
     z_codes = z_codes_of(np.stack([codes & 255, codes >> 8 & 255, codes >> 16], axis=1))
-    order = np.argsort(z_codes)
+    expected = np.unique(z_codes // 64)
 
-    codes_out, counts_out = np.empty(codes.size, np.uint32), np.empty(codes.size, np.int64)
-    assert colours.compact_rgb(frozen(table), codes_out, counts_out) == codes.size
-    np.testing.assert_array_equal(codes_out, z_codes[order])
-    np.testing.assert_array_equal(counts_out, table[codes][order])
+    prefixes, cubes = np.empty(5100, np.uint32), np.full((5100, 64), 7, dtype)
+    n = colours.collect_rgb(frozen(table), prefixes, cubes)
+    np.testing.assert_array_equal(prefixes[:n], expected)
+    rows = np.searchsorted(expected, z_codes // 64)
+    np.testing.assert_array_equal(cubes[rows, z_codes % 64], table[codes])
+    assert np.count_nonzero(cubes[:n]) == codes.size
 
 
-def test_compact_grey_lists_the_values_as_reds():
+def test_collect_grey_lists_the_values_as_reds():
     values = np.array([0, 1, 7, 128, 255])
     table = np.zeros(256, np.uint16)
     table[values] = [3, 2**15, 4, 1, 2**16 - 1]
-    codes_out, counts_out = np.empty(5, np.uint32), np.empty(5, np.int64)
-    assert colours.compact_grey(frozen(table), codes_out, counts_out) == 5
-    reds = np.stack([values, 0 * values, 0 * values], axis=1)
-    np.testing.assert_array_equal(codes_out, z_codes_of(reds))
-    np.testing.assert_array_equal(counts_out, table[values])
+    prefixes, cubes = np.empty(65, np.uint32), np.full((65, 64), 7, np.uint32)
+    assert colours.collect_grey(frozen(table), prefixes, cubes) == 4
+    codes = z_codes_of(np.stack([values, 0 * values, 0 * values], axis=1))
+    np.testing.assert_array_equal(prefixes[:4], np.unique(codes // 64))
+    rows = np.searchsorted(prefixes[:4], codes // 64)
+    np.testing.assert_array_equal(cubes[rows, codes % 64], table[values])
+    assert np.count_nonzero(cubes[:4]) == 5
 
 
 def test_interleave_bits_gives_the_z_codes():
@@ -291,7 +296,7 @@ def nodes_of(codes, counts):
             below = levels[i + 1][1]
             edges = [offset + below.index(start) for start in starts]
         else:
-            edges = starts
+            edges = range(len(starts))
         for prefix, (start, stop), (first, last) in zip(
             prefixes, pairwise(starts), pairwise(edges), strict=True
         ):
@@ -322,12 +327,19 @@ def tree():
     return codes, counts, *nodes_of(codes, counts)
 
 
+def cubes_of(codes, counts, dtype):
+    """The counts as the kernels take them: the prefixes of cubes, and the counts in each."""
+    prefixes, rows = np.unique(codes >> 6, return_inverse=True)
+    cubes = np.zeros((len(prefixes), 64), dtype)
+    cubes[rows, codes & 63] = counts
+    return frozen(prefixes), frozen(cubes)
+
+
 def assigned(tree, centers, depth, first, last):
     codes, counts, _, nodes, _ = tree
+    _, cubes = cubes_of(codes, counts, np.int64)
     weights, sums = np.zeros(len(centers), np.int64), np.zeros((len(centers), 3), np.int64)
-    octree.assign_accumulate(
-        codes, counts, *nodes, frozen(centers), depth, first, last, weights, sums
-    )
+    octree.assign_accumulate(cubes, *nodes, frozen(centers), depth, first, last, weights, sums)
     return weights, sums
 
 
@@ -339,6 +351,24 @@ def test_group_finds_the_runs(tree):
         expected, first = np.unique(codes >> shift, return_index=True)
         np.testing.assert_array_equal(prefixes[:n], expected)
         np.testing.assert_array_equal(starts[: n + 1], [*first, codes.size])
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int64])
+def test_total_colours_adds_up_the_cubes(tree, dtype):
+    codes, counts, colors, _, _ = tree
+    counts = counts >> 20
+    prefixes, cubes = cubes_of(codes, counts, dtype)
+    n = len(prefixes)
+    weights, sums = np.full(n, 7), np.full((n, 3), 7)
+    values = np.ones((3, 256), np.int64)
+    octree.total_colours(prefixes, cubes, weights, sums, values)
+    _, _, _, node_weights, node_sums = nodes_of(codes, counts)[1]
+    np.testing.assert_array_equal(weights, node_weights[-n:])
+    np.testing.assert_array_equal(sums, node_sums[-n:])
+    for axis in range(3):
+        expected = np.zeros(256, np.int64)
+        np.add.at(expected, colors[:, axis], counts)
+        np.testing.assert_array_equal(values[axis], 1 + expected)
 
 
 @pytest.mark.parametrize("k", COUNTS)

@@ -23,14 +23,16 @@ def summary_with(colors, counts):
     """The summary of a picture in which sorted (n, bands) `colors` occur so many times."""
     once = ColourCounts(colors.shape[1])
     once.add(colors[None])
-    codes, _ = once.listed()
+    prefixes, cubes = once.cubes()
     order = np.lexsort(ColourSummary(once).colours().T[::-1])
     in_order_of_codes = np.empty(len(colors), np.int64)
     in_order_of_codes[order] = counts
+    cubes = cubes.astype(np.int64)
+    cubes[cubes > 0] = in_order_of_codes
     heavy = SimpleNamespace(
         bands=once.bands,
         n_pixels=sum(map(int, counts)),
-        listed=lambda: (codes, in_order_of_codes),
+        cubes=lambda: (prefixes, cubes),
     )
     return ColourSummary(heavy)
 

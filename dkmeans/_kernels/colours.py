@@ -27,9 +27,11 @@ UInt16 = npt.NDArray[np.uint16]
 UInt32 = npt.NDArray[np.uint32]
 Int64 = npt.NDArray[np.int64]
 UInts = npt.NDArray[np.unsignedinteger]
+Ints = npt.NDArray[np.integer[Any]]
 Integer = int | np.integer[Any]
 
 N_CODES = 1 << 24
+CUBE = 64  # colours in a cube of 4 values a side; the lowest 6 bits of a Z-code tell which
 CARRY = (1 << 16) - 1  # what a carried count stands for: an entry goes on from 1
 
 
@@ -155,45 +157,51 @@ def add_counts(table: UInt16, other: UInt16, carries: UInt32) -> int:
 
 
 @kernel
-def compact_rgb(table: UInt16, codes_out: UInt32, counts_out: Int64) -> int:
-    """Collect the colours that occur, sorted by Z-code.
+def collect_rgb(table: UInt16, prefixes: UInt32, cubes: Ints) -> int:
+    """Collect the cubes of CUBE colours of which any occurs, in the order of Z-codes.
 
     Parameters
     ----------
     table
         (2**24,), by code.
-    codes_out, counts_out
-        OUT (n,): Z-codes and their counts less the carries, n at least the number of colours.
+    prefixes, cubes
+        OUT (n,) and (n, CUBE), n at least the number of cubes: the upper bits of the Z-codes of a
+        cube, and the counts of its colours less the carries.
 
     Returns
     -------
     int
         How many were written.
     """
-    # The lower 4 bits of each channel, as a code, for each run of 12 bits of a Z-code.
-    low_codes = np.empty(1 << 12, np.uint32)
-    for rest in range(1 << 12):
-        low_codes[rest] = gather(rest >> 2) | (gather(rest >> 1) << 8) | (gather(rest) << 16)
+    codes = np.empty(CUBE, np.uint32)  # of the colours of the first cube
+    for rest in range(CUBE):
+        codes[rest] = gather(rest >> 2) | (gather(rest >> 1) << 8) | (gather(rest) << 16)
     found = 0
-    for cube in range(1 << 12):  # of 16 values a side
-        corner = np.uint32(low_codes[cube] << np.uint32(4))
-        for rest in range(1 << 12):
-            count = table[corner | low_codes[rest]]
-            if count:
-                codes_out[found] = (cube << 12) | rest
-                counts_out[found] = count
-                found += 1
+    for prefix in range(N_CODES // CUBE):
+        red, green, blue = gather(prefix >> 2) << 2, gather(prefix >> 1) << 2, gather(prefix) << 2
+        corner = red | (green << 8) | (blue << 16)
+        some = np.uint16(0)
+        for i in range(CUBE):
+            some |= table[corner | codes[i]]
+            cubes[found, i] = table[corner | codes[i]]
+        if some:
+            prefixes[found] = prefix
+            found += 1
     return found
 
 
 @kernel
-def compact_grey(table: UInt16, codes_out: UInt32, counts_out: Int64) -> int:
-    """Collect the grey values that occur, in order; as `compact_rgb`, the counts are (256,)."""
+def collect_grey(table: UInt16, prefixes: UInt32, cubes: Ints) -> int:
+    """Collect the cubes of grey values that occur, as `collect_rgb`; the counts are (256,)."""
     found = 0
-    for value in range(256):
-        if table[value]:
-            codes_out[found] = spread(value) << 2
-            counts_out[found] = table[value]
+    for quarter in range(64):
+        some = np.uint16(0)
+        cubes[found, :] = 0
+        for i in range(4):
+            some |= table[4 * quarter + i]
+            cubes[found, spread(i) << 2] = table[4 * quarter + i]
+        if some:
+            prefixes[found] = spread(quarter) << 2
             found += 1
     return found
 

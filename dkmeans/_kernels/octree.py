@@ -6,8 +6,9 @@ dropped as soon as another one is nearer to every point of the cube; a cube left
 is added to it as a whole. Here the tree is an octree over 8-bit colours and the totals of a cube
 are integers, so the result has the same bits as a loop over all colours.
 
-Nodes of level b are cubes of 2**(8 - b) values a side. Levels 2 to 6 are stored; below a node of
-level 6 lie at most 64 colours, which are compared one by one.
+Nodes of level b are cubes of 2**(8 - b) values a side. Levels 2 to 6 are stored; a node of level 6
+has the counts of its 64 colours, in the order of their Z-codes, most of them zero. All 64 are
+compared at once: that takes less time than to tell which are there.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._kernels.colours import Int64, Integer, UInt32, gather
+from dkmeans._kernels.colours import CUBE, Int64, Integer, Ints, UInt32, gather
 from dkmeans._kernels.compile import inline, kernel
 
 Float64 = npt.NDArray[np.float64]
@@ -26,6 +27,8 @@ COLOURS = 8  # the level of single colours
 # Squared distances are below 2e5, so float64 rounds them by less than 1e-10. A centre is dropped
 # only when it loses by more than this margin: near ties are left to the comparison of colours.
 _MARGIN = 1e-6
+
+_QUEUE = 64  # nodes of level BOTTOM whose colours are to be compared, before they are
 
 
 @kernel
@@ -48,25 +51,44 @@ def group(keys: UInt32, shift: int, prefixes: UInt32, starts: Int64) -> int:
 
 @kernel
 def total_colours(
-    codes: UInt32, counts: Int64, starts: Int64, weights: Int64, sums: Int64, values: Int64
+    prefixes: UInt32, cubes: Ints, weights: Int64, sums: Int64, values: Int64
 ) -> None:
-    """Sum the colours of each run.
+    """Sum the colours of each node of level BOTTOM.
 
-    `weights` is OUT (n,) and `sums` OUT (n, 3); `values`, OUT (3, 256), is how often each value
-    of red, green and blue occurs in all runs.
+    Parameters
+    ----------
+    prefixes, cubes
+        (n,) and (n, CUBE): the nodes and the counts of their colours.
+    weights, sums, values
+        OUT (n,), (n, 3) and (3, 256): the last is added to, how often each value of red, green and
+        blue occurs.
     """
-    for node in range(weights.size):
-        for i in range(starts[node], starts[node + 1]):
-            code = np.int64(codes[i])
-            count = counts[i]
-            red, green, blue = gather(code >> 2), gather(code >> 1), gather(code)
-            weights[node] += count
-            sums[node, 0] += count * red
-            sums[node, 1] += count * green
-            sums[node, 2] += count * blue
-            values[0, red] += count
-            values[1, green] += count
-            values[2, blue] += count
+    offsets = _offsets()
+    by_offset = np.empty((3, 4), np.int64)
+    for node in range(prefixes.size):
+        by_offset[:] = 0
+        for i in range(CUBE):
+            for axis in range(3):
+                by_offset[axis, offsets[axis, i]] += cubes[node, i]
+        corner = _corner(np.int64(prefixes[node]), BOTTOM)
+        for axis in range(3):
+            low = corner[axis]
+            weight = total = np.int64(0)
+            for i in range(4):
+                values[axis, low + i] += by_offset[axis, i]
+                weight += by_offset[axis, i]
+                total += by_offset[axis, i] * (low + i)
+            weights[node] = weight
+            sums[node, axis] = total
+
+
+@inline
+def _offsets() -> Int64:
+    """Return where the colours of a cube lie in it, (3, CUBE)."""
+    offsets = np.empty((3, CUBE), np.int64)
+    for i in range(CUBE):
+        offsets[0, i], offsets[1, i], offsets[2, i] = _corner(i, COLOURS)
+    return offsets
 
 
 # A walk keeps, by level, the centres that can still be nearest: their indices, `kept`, (level, k),
@@ -146,8 +168,7 @@ def _keep_candidates(
 
 @kernel
 def assign_accumulate(
-    codes: UInt32,
-    counts: Int64,
+    cubes: Ints,
     prefixes: UInt32,
     starts: Int64,
     ends: Int64,
@@ -164,12 +185,12 @@ def assign_accumulate(
 
     Parameters
     ----------
-    codes, counts
-        (n,) sorted Z-codes and their counts.
+    cubes
+        (n, CUBE): the counts of the colours of each node of level BOTTOM.
     prefixes, starts, ends, node_weights, node_sums
         (m,), and (m, 3) the last: the nodes, level after level from TOP to BOTTOM. The children
-        of node i are nodes ``starts[i]`` to ``ends[i]``; those of a node of level BOTTOM are
-        colours.
+        of node i are nodes ``starts[i]`` to ``ends[i]``; a node of level BOTTOM has the cube
+        ``starts[i]``.
     centers
         (k, 3).
     depth
@@ -181,9 +202,8 @@ def assign_accumulate(
         OUT (k,) and (k, 3): added to.
     """
     kept, places, n_kept, position, end = _begin(centers, first, last)
-    offsets = np.empty((64, 3), np.int64)
-    for low in range(64):  # where a colour lies in its cube of level BOTTOM
-        offsets[low, 0], offsets[low, 1], offsets[low, 2] = _corner(low, COLOURS)
+    queue = np.empty((_QUEUE, centers.shape[0] + 2), np.int64)
+    n_queued = 0
     level = TOP
     while level >= TOP:
         if position[level] == end[level]:
@@ -191,49 +211,103 @@ def assign_accumulate(
             continue
         node = position[level]
         position[level] += 1
-        prefix = np.int64(prefixes[node])
-        at, n = level - 1, n_kept[level - 1]
-        first_point, last_point, are_colours = node, node + 1, False
-        if level != depth:
-            at, n = level, _keep_candidates(prefix, level, n, kept, places)
+        if level == depth:  # of those kept above, the nearest to the mean
+            c = _nearest_mean(node_weights[node], node_sums, node, level - 1, n_kept, kept, places)
+        else:
+            n = _keep_candidates(np.int64(prefixes[node]), level, n_kept[level - 1], kept, places)
             n_kept[level] = n
-            if n > 1:  # else the node is added as a whole
-                first_point, last_point, are_colours = starts[node], ends[node], level == BOTTOM
-                if not are_colours:
+            c = kept[level, 0]
+            if n > 1:
+                if level < BOTTOM:
                     level += 1
-                    position[level], end[level] = first_point, last_point
+                    position[level], end[level] = starts[node], ends[node]
                     continue
-        base_red, base_green, base_blue = _corner(prefix, level)
-        for point in range(first_point, last_point):
-            if are_colours:
-                low = codes[point] & np.uint32(63)
-                weight = counts[point]
-                red = np.float64(base_red + offsets[low, 0])
-                green = np.float64(base_green + offsets[low, 1])
-                blue = np.float64(base_blue + offsets[low, 2])
-                total_red = weight * np.int64(red)
-                total_green = weight * np.int64(green)
-                total_blue = weight * np.int64(blue)
-            else:
-                weight = node_weights[node]
-                total_red, total_green = node_sums[node, 0], node_sums[node, 1]
-                total_blue = node_sums[node, 2]
-                red, green, blue = total_red / weight, total_green / weight, total_blue / weight
-            nearest, best = 0, np.inf
-            for i in range(n):
-                d0, d1, d2 = (
-                    red - places[at, 0, i],
-                    green - places[at, 1, i],
-                    blue - places[at, 2, i],
-                )
+                queue[n_queued, 0], queue[n_queued, 1] = node, n
+                for i in range(n):
+                    queue[n_queued, 2 + i] = kept[level, i]
+                n_queued += 1
+                if n_queued == _QUEUE:
+                    _add_queued(queue, n_queued, cubes, prefixes, starts, centers, weights, sums)
+                    n_queued = 0
+                continue
+        weights[c] += node_weights[node]
+        for axis in range(3):
+            sums[c, axis] += node_sums[node, axis]
+    _add_queued(queue, n_queued, cubes, prefixes, starts, centers, weights, sums)
+
+
+@kernel
+def _nearest_mean(
+    weight: Integer,
+    node_sums: Int64,
+    node: Integer,
+    level: Integer,
+    n_kept: Int64,
+    kept: Int64,
+    places: Float64,
+) -> Integer:
+    """Return which of the centres kept at `level` is nearest to the mean of a node."""
+    red, green = node_sums[node, 0] / weight, node_sums[node, 1] / weight
+    blue = node_sums[node, 2] / weight
+    nearest, best = 0, np.inf
+    for i in range(n_kept[level]):
+        d0, d1 = red - places[level, 0, i], green - places[level, 1, i]
+        d2 = blue - places[level, 2, i]
+        distance = d0 * d0 + d1 * d1 + d2 * d2
+        if distance < best:
+            nearest, best = i, distance
+    label: Integer = kept[level, nearest]
+    return label
+
+
+@kernel
+def _add_queued(
+    queue: Int64,
+    n_queued: int,
+    cubes: Ints,
+    prefixes: UInt32,
+    starts: Int64,
+    centers: Float64,
+    weights: Int64,
+    sums: Int64,
+) -> None:
+    """Add the colours of some nodes of level BOTTOM to the nearest of their candidates.
+
+    `queue` is (n, k + 2): the node, how many candidates it has, and which.
+    """
+    offsets = _offsets()
+    reds, greens, blues = np.empty(CUBE), np.empty(CUBE), np.empty(CUBE)
+    best, labels = np.empty(CUBE), np.empty(CUBE, np.int64)
+    for item in range(n_queued):
+        node, n = queue[item, 0], queue[item, 1]
+        cube = starts[node]
+        low_r, low_g, low_b = _corner(np.int64(prefixes[node]), BOTTOM)
+        for i in range(CUBE):
+            reds[i], greens[i] = low_r + offsets[0, i], low_g + offsets[1, i]
+            blues[i] = low_b + offsets[2, i]
+            best[i] = np.inf
+        for candidate in range(2, 2 + n):
+            c = queue[item, candidate]
+            red, green, blue = centers[c, 0], centers[c, 1], centers[c, 2]
+            for i in range(CUBE):
+                d0, d1, d2 = reds[i] - red, greens[i] - green, blues[i] - blue
                 distance = d0 * d0 + d1 * d1 + d2 * d2
-                if distance < best:
-                    nearest, best = i, distance
-            c = kept[at, nearest]
+                nearer = distance < best[i]
+                best[i] = distance if nearer else best[i]
+                labels[i] = c if nearer else labels[i]
+        for candidate in range(2, 2 + n):
+            c = queue[item, candidate]
+            weight = total_r = total_g = total_b = np.int64(0)
+            for i in range(CUBE):
+                count = np.int64(cubes[cube, i]) if labels[i] == c else np.int64(0)
+                weight += count
+                total_r += count * offsets[0, i]
+                total_g += count * offsets[1, i]
+                total_b += count * offsets[2, i]
             weights[c] += weight
-            sums[c, 0] += total_red
-            sums[c, 1] += total_green
-            sums[c, 2] += total_blue
+            sums[c, 0] += weight * low_r + total_r
+            sums[c, 1] += weight * low_g + total_g
+            sums[c, 2] += weight * low_b + total_b
 
 
 @kernel

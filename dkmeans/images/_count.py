@@ -85,8 +85,8 @@ def count_colours(
     tuple
         The counts, and by index of each source that failed, why.
     """
-    # Each partition begins with a fresh table of 64 MiB and ends with adding two of them.
-    partitions = _passes.partition(pieces, per_worker=2)
+    # Each partition begins with a fresh table of 32 MiB and ends with adding two of them.
+    partitions = _passes.partition(pieces, per_worker=1)
     counted = passes.run("count colours", _Count(bands, staged), partitions, _Counted.merge)
     if not counted.failures or len(counted.failures) == len(pieces):
         return counted.counts, counted.failures
