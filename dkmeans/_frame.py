@@ -14,13 +14,19 @@ import numpy.typing as npt
 
 from dkmeans._kernels import rows as kernels
 from dkmeans._kernels import sums as sum_kernels
+from dkmeans._kernels import vectors
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Rows = npt.NDArray[Any]
 
+Float32 = npt.NDArray[np.float32]
+Bounds = tuple[Float32, Float32]
+
 _NO_WEIGHTS: Float64 = np.empty(0)
+_NO_LABELS: Int32 = np.empty(0, np.int32)
+_NO_BOUNDS: Bounds = np.empty(0, np.float32), np.empty(0, np.float32)
 _MOST_EXPONENT = 1000  # of a power of two that float64 holds with room to spare
 
 
@@ -159,6 +165,13 @@ class Frame:
         """Whether rows have weights."""
         return self.scales.size > self.shift.size
 
+    def rough_shift(self, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Return the shift in the precision in which rows of a dtype are shifted for scores.
+
+        That of scores, where it holds the rows and the shift as they are.
+        """
+        return self.shift if dtype == np.float64 else self.shift.astype(self.precision)
+
     def rounded(self, centers: Float64) -> Float64:
         """Return centres as their dtype holds them."""
         return centers.astype(self.center_dtype).astype(np.float64)
@@ -166,13 +179,11 @@ class Frame:
     def centers(self, centers: npt.NDArray[Any]) -> "Centers":
         """Make centres, (k, d), ready for the kernels."""
         offsets = centers.astype(np.float64) - self.shift
-        k, d = offsets.shape
-        padded = np.zeros((_up(k), _up(d)), self.precision)
-        halves = np.full(_up(k), np.inf, self.precision)
         with np.errstate(over="ignore"):  # rows are then compared with all centres exactly
-            padded[:k, :d] = offsets * self.unit
-            halves[:k] = ((offsets * self.unit) ** 2).sum(axis=1) / 2
-        return Centers(self, offsets, padded, halves)
+            packed = vectors.pack((offsets * self.unit).astype(self.precision))
+            halves = np.full(len(packed) * vectors.GROUP, np.inf, self.precision)
+            halves[: len(offsets)] = ((offsets * self.unit) ** 2).sum(axis=1) / 2
+        return Centers(self, offsets, packed, halves)
 
     def totals(self, n_clusters: int) -> "RowTotals":
         """Return totals of nothing."""
@@ -187,11 +198,6 @@ class Frame:
         return totals
 
 
-def _up(n: int) -> int:
-    """Return the multiple of the kernels' groups that holds `n`."""
-    return -(-n // kernels.GROUP) * kernels.GROUP
-
-
 def _exponents(values: Float64) -> npt.NDArray[np.int32]:
     """Return e for each value, such that it is below 2**e; 0 for 0."""
     exponents: npt.NDArray[np.int32] = np.frexp(values)[1]
@@ -204,21 +210,25 @@ class Centers:
 
     frame: Frame
     offsets: Float64
-    padded: npt.NDArray[Any]
+    packed: npt.NDArray[Any]
     halves: npt.NDArray[Any]
 
-    def assign(self, values: Rows, labels: Int32 | None = None) -> Int32:
-        """Return the label of each row, (n,) int32; -1 for rows with NaN."""
+    def assign(
+        self, values: Rows, labels: Int32 | None = None, bounds: Bounds | None = None
+    ) -> Int32:
+        """Return the label of each row, (n,) int32; -1 for rows with NaN. See `kernels.assign`."""
         if labels is None:
             labels = np.empty(len(values), np.int32)
         kernels.assign(
             values,
             self.frame.shift,
+            self.frame.rough_shift(values.dtype),
             self.frame.unit,
             self.offsets,
-            self.padded,
+            self.packed,
             self.halves,
             labels,
+            *(_NO_BOUNDS if bounds is None else bounds),
         )
         return labels
 
@@ -246,21 +256,25 @@ class Centers:
         return labels
 
 
-def _accumulate(
-    frame: Frame, values: Rows, weights: Float64 | None, labels: Int32, totals: "RowTotals"
+def _accumulate(  # noqa: PLR0917 - what the kernel takes
+    frame: Frame,
+    values: Rows,
+    weights: Float64 | None,
+    labels: Int32,
+    totals: "RowTotals",
+    before: Int32 = _NO_LABELS,
 ) -> None:
-    for start in range(0, len(values), sum_kernels.ROWS):
-        part = slice(start, start + sum_kernels.ROWS)
-        kernels.accumulate(
-            values[part],
-            _NO_WEIGHTS if weights is None else weights[part],
-            labels[part],
-            frame.shift,
-            frame.scales,
-            frame.deep,
-            totals.counts,
-            totals.sums,
-        )
+    kernels.accumulate(
+        values,
+        _NO_WEIGHTS if weights is None else weights,
+        before,
+        labels,
+        frame.shift,
+        frame.scales,
+        frame.deep,
+        totals.counts,
+        totals.sums,
+    )
 
 
 @dataclass(eq=False)

@@ -33,6 +33,7 @@ FLOORS = (
 # The only rooms or modules that may name a library, anywhere; other libraries are free.
 HOMES = {
     "numba": {"_kernels.compile"},
+    "llvmlite": {"_kernels.vectors"},
     "click": {"_cli"},
     "rich": {"_cli", "_report"},
 }

@@ -1,14 +1,19 @@
 """How kernels are compiled: the one place that names numba."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
+from numba.core import cgutils
 from numba.core.caching import FunctionCache
+from numba.extending import intrinsic as _intrinsic
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+JIT = not numba.config.DISABLE_JIT  # else kernels run as plain Python
 
 
 def kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -28,9 +33,47 @@ def fused_kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return _compile(function, nogil=True, error_model="numpy", fastmath={"contract"})
 
 
+def reordered_kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Compile `function` as `fused_kernel` does, with sums in any order: for bounds only."""
+    return _compile(function, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+
+
 def inline(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Compile `function` into each kernel that calls it."""
     return _compile(function, nogil=True, error_model="numpy", inline="always")
+
+
+def intrinsic(
+    plain: Callable[_P, _R], write: Callable[[Any, Any, Any, Any], Any], integers: Sequence[int]
+) -> Callable[_P, _R]:
+    """Return a function for kernels to call that `write` writes in LLVM's language.
+
+    Parameters
+    ----------
+    plain
+        Does the same in Python, returns nothing, and gives its parameters their names.
+    write
+        Called with numba's context, LLVM's builder, the signature and the values of the arguments.
+    integers
+        Which of the arguments are integers.
+    """
+    names = list(inspect.signature(plain).parameters)
+
+    def typed(_context: Any, *types: Any) -> Any:
+        kinds = [numba.types.intp if i in integers else kind for i, kind in enumerate(types)]
+        return numba.types.void(*kinds), write
+
+    # Numba binds arguments by the names that it finds in the signature.
+    parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+                  for n in ["context", *names]]  # fmt: skip
+    typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
+    return cast("Callable[_P, _R]", _intrinsic(typed))
+
+
+def array_of(context: Any, builder: Any, signature: Any, args: Any, i: int) -> tuple[Any, Any]:
+    """Return the address of argument `i`, an array, and its extents, to a writer."""
+    array = context.make_array(signature.args[i])(context, builder, args[i])
+    return array.data, cgutils.unpack_tuple(builder, array.shape)
 
 
 def _compile(function: Callable[_P, _R], **options: Any) -> Callable[_P, _R]:

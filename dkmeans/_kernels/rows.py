@@ -1,9 +1,9 @@
 """The steps of k-means on rows of features.
 
-Rows are worked on in tiles of LANES, transposed to (features, LANES) as offsets from a point near
-the middle of the data, so that a large mean does not cancel, times a power of two that brings the
-largest to about 1. Every lane does the same operations in the same order, whatever its place: a row
-gets the same label in any block. Features and centres are filled up with zeros to multiples of 4.
+Rows are worked on in tiles of LANES, transposed to (blocks, d, lanes), see `_kernels.vectors`, as
+offsets from a point near the middle of the data, so that a large mean does not cancel, times a
+power of two that brings the largest to about 1. Every lane does the same operations in the same
+order, whatever its place: a row gets the same label in any block.
 
 The nearest centre c of an offset x is that with the least *score* |c|^2 / 2 - x . c. That is fast,
 but rounded, most of all in float32. So where the two best scores differ by less than rounding can
@@ -18,101 +18,71 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans._kernels import sums as sum_kernels
-from dkmeans._kernels.compile import fused_kernel, inline, kernel
+from dkmeans._kernels import vectors
+from dkmeans._kernels.compile import inline, kernel
 
 Float64 = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating[Any]]
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Rows = npt.NDArray[Any]
 
 LANES = 256
-GROUP = 4  # centres, and features, in one inner loop
+SURELY = np.float32(2.0**-20)  # more than what rounding does to a distance kept as float32
+_LARGE = np.float32(2.0**100)  # no distance is more sure to be large than this
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @kernel
-def load(rows: Rows, start: int, stop: int, shift: Float64, unit: float, tile: Floats) -> None:
-    """Transpose the offsets of rows `start` to `stop` to `tile`, OUT (d or more, LANES)."""
-    for i in range(start, stop):
-        for j in range(rows.shape[1]):
-            tile[j, i - start] = (np.float64(rows[i, j]) - shift[j]) * unit
-
-
-@kernel
-def slacks(tile: Floats, reach: float, precision: float, out: Floats) -> None:
-    """Write how much two scores of a lane can differ by rounding alone: `out` is OUT (LANES,).
-
-    `reach` is the largest |c|. A score is a sum of d + 1 terms of at most |x| |c| and |c|^2 in
-    all; offsets and centres are rounded themselves before.
-    """
-    out[:] = 0
-    for j in range(tile.shape[0]):
-        for lane in range(LANES):
-            out[lane] += tile[j, lane] * tile[j, lane]
-    for lane in range(LANES):
-        out[lane] = precision * (np.sqrt(out[lane]) + reach) * reach
-
-
-@fused_kernel
-def nearest(
+def load(
+    rows: Rows,
+    order: Int64,
+    start: int,
+    stop: int,
+    shift: Floats,
+    unit: float,
+    buffer: Floats,
     tile: Floats,
-    centers: Floats,
-    halves: Floats,
-    scores: Floats,
-    best: Floats,
-    second: Floats,
-    labels: Int32,
 ) -> None:
-    """Write the index of the centre with the least score for each lane; NaN gives -1.
+    """Transpose the offsets of rows `start` to `stop` to `tile`, OUT (blocks + lanes, d, lanes).
 
-    Parameters
-    ----------
-    tile
-        (d, LANES), d a multiple of GROUP.
-    centers, halves
-        (k, d) and (k,), k a multiple of GROUP: the centres as offsets, and half of |c|^2, which is
-        infinite for those that fill up.
-    scores
-        OUT (GROUP, LANES): a place to work.
-    best, second
-        OUT (LANES,): the least and the second least score.
-    labels
-        OUT (LANES,).
+    `order` is (m,): which rows; or (0,) where they are taken as they come. Offsets are taken in
+    the precision of `shift`. `buffer`, (lanes, `vectors.width`), is a place to work.
     """
-    best[:] = np.inf
-    second[:] = np.inf
-    labels[:] = -1
-    for c in range(0, centers.shape[0], GROUP):
-        for i in range(GROUP):
-            scores[i, :] = halves[c + i]
-        for j in range(0, centers.shape[1], GROUP):
-            a0, a1, a2, a3 = centers[c, j], centers[c, j + 1], centers[c, j + 2], centers[c, j + 3]
-            b0, b1 = centers[c + 1, j], centers[c + 1, j + 1]
-            b2, b3 = centers[c + 1, j + 2], centers[c + 1, j + 3]
-            c0, c1 = centers[c + 2, j], centers[c + 2, j + 1]
-            c2, c3 = centers[c + 2, j + 2], centers[c + 2, j + 3]
-            d0, d1 = centers[c + 3, j], centers[c + 3, j + 1]
-            d2, d3 = centers[c + 3, j + 2], centers[c + 3, j + 3]
-            for lane in range(LANES):
-                x0, x1 = tile[j, lane], tile[j + 1, lane]
-                x2, x3 = tile[j + 2, lane], tile[j + 3, lane]
-                scores[0, lane] = scores[0, lane] - x0 * a0 - x1 * a1 - x2 * a2 - x3 * a3
-                scores[1, lane] = scores[1, lane] - x0 * b0 - x1 * b1 - x2 * b2 - x3 * b3
-                scores[2, lane] = scores[2, lane] - x0 * c0 - x1 * c1 - x2 * c2 - x3 * c3
-                scores[3, lane] = scores[3, lane] - x0 * d0 - x1 * d1 - x2 * d2 - x3 * d3
-        for i in range(GROUP):
-            for lane in range(LANES):
-                score, so_far = scores[i, lane], best[lane]
-                nearer = score < so_far
-                loser = so_far if nearer else score
-                second[lane] = min(second[lane], loser)
-                best[lane] = score if nearer else so_far
-                labels[lane] = c + i if nearer else labels[lane]
+    lanes = buffer.shape[0]
+    scale = shift.dtype.type(unit)
+    for first in range(start, stop, lanes):
+        for at in range(first, min(first + lanes, stop)):
+            row = order[at] if order.size > 0 else at
+            for j in range(rows.shape[1]):
+                buffer[at - first, j] = (shift.dtype.type(rows[row, j]) - shift[j]) * scale
+        vectors.transpose(buffer, tile, (first - start) // lanes)
 
 
 @kernel
-def _nearest_exactly(rows: Rows, row: int, shift: Float64, offsets: Float64) -> int:
+def limits(best: Floats, second: Floats, norms: Floats, precision: float, reach: float) -> None:
+    """Turn scores into what can be said for sure: all are (LANES,), and OUT.
+
+    `best` becomes a bound above the distance to the nearest centre, `second` one below that to any
+    other, and `norms`, |x|^2, how much two scores of a lane can differ by rounding alone, taken
+    from their difference: what is not above 0 needs another look. `reach` is the largest |c|. A
+    score is a sum of d + 1 terms of at most |x| |c| and |c|^2 in all; offsets and centres are
+    rounded themselves before.
+    """
+    for lane in range(LANES):
+        length = np.sqrt(norms[lane]) + reach
+        slack = precision * length * reach
+        error = 2 * precision * length * length
+        near = norms[lane] + 2 * best[lane]
+        far = norms[lane] + 2 * second[lane]
+        norms[lane] = second[lane] - best[lane] - slack
+        best[lane] = np.sqrt(max(near, 0) + error)
+        second[lane] = np.sqrt(max(far - error, 0))
+
+
+@kernel
+def nearest_exactly(rows: Rows, row: int, shift: Float64, offsets: Float64) -> int:
     """Return the nearest centre of one row, by differences, ties to the lowest; -1 for NaN."""
     label, best = -1, np.inf
     for c in range(offsets.shape[0]):
@@ -128,14 +98,71 @@ def _nearest_exactly(rows: Rows, row: int, shift: Float64, offsets: Float64) -> 
 
 
 @kernel
+def settle(
+    rows: Rows,
+    order: Int64,
+    start: int,
+    stop: int,
+    shift: Float64,
+    offsets: Float64,
+    names: Int64,
+    beyond: float,
+    best: Floats,
+    second: Floats,
+    margins: Floats,
+    found: Int32,
+    labels: Int32,
+    upper: Float32,
+    lower: Float32,
+) -> None:
+    """Write the labels and bounds of the rows of a tile, after another look where one is due.
+
+    Parameters
+    ----------
+    rows, order, start, stop, shift, offsets
+        See `load` and `assign`.
+    names
+        (m,): which centres the scores are of; or (0,) if of all, in their order.
+    beyond
+        At least so far from the centre of each row's label so far are those not scored.
+    best, second, margins, found
+        (LANES,): see `limits`, and the index of the nearest.
+    labels, upper, lower
+        OUT: see `assign`.
+    """
+    for at in range(start, stop):
+        lane = at - start
+        row = order[at] if order.size > 0 else at
+        label = found[lane]
+        near, far = best[lane], second[lane]
+        if margins[lane] > 0:
+            if names.size > 0:
+                label = names[label]
+        else:  # or not finite
+            label = nearest_exactly(rows, row, shift, offsets)
+            far = min(near, far)
+            # Of two scores that rounding may have put in the wrong order, each is as good.
+            near = np.inf
+        if upper.size > 0:
+            if names.size > 0:
+                far = min(far, beyond - upper[row])
+            lower[row] = min(np.float32(far), _LARGE) * (1 - SURELY)
+            upper[row] = np.float32(near) * (1 + SURELY)
+        labels[row] = label
+
+
+@kernel
 def assign(
     rows: Rows,
     shift: Float64,
+    rough_shift: Floats,
     unit: float,
     offsets: Float64,
     centers: Floats,
     halves: Floats,
     labels: Int32,
+    upper: Float32,
+    lower: Float32,
 ) -> None:
     """Write the index of the nearest centre of each row, ties to the lowest; -1 for NaN.
 
@@ -145,39 +172,57 @@ def assign(
         (n, d).
     shift, unit
         (d,) and a power of two.
+    rough_shift
+        (d,): `shift` in the precision in which offsets are taken for scores.
     offsets
         (k, d): the centres, less `shift`.
     centers, halves
-        As for `nearest`: the offsets times `unit`, in the precision of the scores.
+        As for `vectors.two_nearest`: the offsets times `unit`, in the precision of the scores.
     labels
         OUT (n,).
+    upper, lower
+        OUT (n,), or (0,) if not wanted: times `unit`, at most so far is the nearest centre from
+        each row, and at least so far any other; infinity and 0 if the row was looked at twice.
     """
     dtype = centers.dtype
-    tile = np.zeros((centers.shape[1], LANES), dtype)
-    scores = np.empty((GROUP, LANES), dtype)
-    best, second, slack = np.empty(LANES, dtype), np.empty(LANES, dtype), np.empty(LANES, dtype)
+    lanes = vectors.BYTES // centers.itemsize
+    tile = np.zeros((LANES // lanes + lanes, centers.shape[1], lanes), dtype)
+    buffer = np.zeros((lanes, -(-rows.shape[1] // lanes) * lanes), dtype)
+    best, second, norms = np.zeros(LANES, dtype), np.zeros(LANES, dtype), np.zeros(LANES, dtype)
     found = np.empty(LANES, np.int32)
-    reach = 0.0
-    for c in range(offsets.shape[0]):
-        reach = max(reach, np.sqrt(2 * halves[c]))
-    precision = (rows.shape[1] + 8) * np.finfo(dtype).eps
+    nothing = np.empty(0, np.int64)
+    reach, precision = reach_of(offsets, halves), precision_of(rows, halves)
     for start in range(0, rows.shape[0], LANES):
         stop = min(start + LANES, rows.shape[0])
-        load(rows, start, stop, shift, unit, tile)
-        slacks(tile, reach, precision, slack)
-        nearest(tile, centers, halves, scores, best, second, found)
-        for i in range(start, stop):
-            lane = i - start
-            label = found[lane]
-            if not second[lane] - best[lane] > slack[lane]:  # or one is not finite
-                label = _nearest_exactly(rows, i, shift, offsets)
-            labels[i] = label
+        load(rows, nothing, start, stop, rough_shift, unit, buffer, tile)
+        for block in range(-((start - stop) // lanes)):
+            vectors.two_nearest(
+                tile, block, centers, halves, centers.shape[0], best, second, norms, found
+            )
+        limits(best, second, norms, precision, reach)
+        settle(
+            rows, nothing, start, stop, shift, offsets, nothing, 0.0,
+            best, second, norms, found, labels, upper, lower,
+        )  # fmt: skip
+
+
+@inline
+def reach_of(offsets: Float64, halves: Floats) -> Any:
+    """Return the largest |c|, from half of its square."""
+    return np.sqrt(2 * halves[: offsets.shape[0]].max())
+
+
+@inline
+def precision_of(rows: Rows, halves: Floats) -> Any:
+    """Return the error of a sum of so many terms, and of what they are made of."""
+    return (rows.shape[1] + 8) * np.finfo(halves.dtype).eps
 
 
 @kernel
 def accumulate(
     rows: Rows,
     weights: Float64,
+    before: Int32,
     labels: Int32,
     shift: Float64,
     scales: Float64,
@@ -190,34 +235,48 @@ def accumulate(
     Parameters
     ----------
     rows
-        (n, d), n at most `sums.ROWS`.
+        (n, d).
     weights
         (n,); or (0,) where each row counts once.
+    before
+        (n,), or (0,): the clusters in whose sums rows are already. Those of another cluster now
+        are moved.
     labels
         (n,).
     shift, scales
         (d,) and, with weights, (d + 1,), else (d,): what the sums are of is
         ``(row - shift) * weight * scale``; the last column is that of the weights themselves.
     deep
-        See `sums.add_row`.
+        See `sums.round_row`.
     counts, sums
         OUT (k,): the rows of each cluster, and (3, k, d or d + 1), see `_kernels.sums`.
     """
     n_features = rows.shape[1]
     weighted = weights.size > 0
-    values, rounded = np.empty(scales.size), np.empty(scales.size)
+    high, low = np.empty(scales.size), np.empty(scales.size)
+    highs, lows = high.view(np.int64), low.view(np.int64)
+    n_added = 0
     for i in range(rows.shape[0]):
         cluster = labels[i]
-        if cluster < 0 or (weighted and weights[i] == 0):
+        previous: Any = before[i] if before.size > 0 else np.int32(-1)
+        if cluster == previous or (weighted and weights[i] == 0):
             continue
-        counts[cluster] += 1
         for j in range(n_features):
-            values[j] = (np.float64(rows[i, j]) - shift[j]) * scales[j]
+            low[j] = (np.float64(rows[i, j]) - shift[j]) * scales[j]
         if weighted:
             for j in range(n_features):
-                values[j] *= weights[i]
-            values[n_features] = weights[i] * scales[n_features]
-        sum_kernels.add_row(values, rounded, sums, cluster, deep)
+                low[j] *= weights[i]
+            low[n_features] = weights[i] * scales[n_features]
+        sum_kernels.round_row(high, low, deep)
+        if cluster >= 0:
+            counts[cluster] += 1
+            sum_kernels.add_row(highs, lows, sums, cluster, deep)
+        if previous >= 0:
+            counts[previous] -= 1
+            sum_kernels.subtract_row(highs, lows, sums, previous, deep)
+        n_added += 1
+        if n_added % sum_kernels.ROWS == 0:
+            sum_kernels.carry(sums)
     sum_kernels.carry(sums)
 
 
@@ -251,7 +310,9 @@ def distances(rows: Rows, shift: Float64, centers: Float64, out: Floats) -> None
     totals = np.empty(LANES)
     for start in range(0, rows.shape[0], LANES):
         stop = min(start + LANES, rows.shape[0])
-        load(rows, start, stop, shift, 1.0, tile)
+        for i in range(start, stop):
+            for j in range(rows.shape[1]):
+                tile[j, i - start] = np.float64(rows[i, j]) - shift[j]
         for c in range(centers.shape[0]):
             totals[:] = 0
             for j in range(rows.shape[1]):

@@ -7,9 +7,9 @@ bits further down, where the data have so many bits. A sum is three int64 planes
 
     (wide * 2**32 + high + low / 2**50) / scale
 
-A row is added to `high` and `low`; after at most `ROWS` rows `carry` moves what has grown beyond 32
-and 50 bits to the next plane. Integer addition is associative: any order of rows, any division into
-partial sums gives the same bits.
+A row is added to `high` and `low`, or taken from them; after at most `ROWS` rows `carry` moves what
+has grown beyond 32 and 50 bits to the next plane. Integer addition is associative: any order of
+rows, any division into partial sums gives the same bits.
 
 Squared distances are never negative, and may differ by many orders of magnitude. They are summed
 exactly, in the LIMBS 32-bit limbs of a long accumulator that spans all of float64's range (after
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._kernels.compile import kernel
+from dkmeans._kernels.compile import inline, kernel
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -38,40 +38,46 @@ _MASK = np.uint64(0xFFFFFFFF)
 
 
 @kernel
-def add_row(
-    values: Float64,
-    rounded: Float64,
-    sums: Int64,
-    cluster: int,
-    deep: bool,  # noqa: FBT001 - kernels take all by position
-) -> None:
-    """Add the scaled offsets of one row to a cluster's sums.
+def round_row(high: Float64, low: Float64, deep: bool) -> None:  # noqa: FBT001 - kernels take all by position
+    """Round scaled offsets to integers, which then stand in the bits of floats.
 
     Parameters
     ----------
-    values
-        (d,), each below 2**BITS in magnitude. OUT: used as a place to work.
-    rounded
-        OUT (d,): a place to work.
-    sums
-        OUT (3, k, d).
-    cluster
-        Which of the k.
+    high
+        OUT (d,): the offsets, rounded.
+    low
+        OUT (d,): the offsets, each below 2**BITS in magnitude; then what rounding took from them.
     deep
-        Whether to keep what is lost by rounding to integers.
+        Whether that is wanted.
     """
-    integers = rounded.view(np.int64)
-    for j in range(values.size):
-        rounded[j] = values[j] + _ROUND
-    for j in range(values.size):
-        sums[1, cluster, j] += integers[j] - _ROUND_BITS
+    for j in range(low.size):
+        high[j] = low[j] + _ROUND
     if deep:
-        for j in range(values.size):
-            rest = values[j] - (rounded[j] - _ROUND)
-            values[j] = rest * _LOW + _ROUND
-        integers = values.view(np.int64)
-        for j in range(values.size):
-            sums[2, cluster, j] += integers[j] - _ROUND_BITS
+        for j in range(low.size):
+            low[j] = (low[j] - (high[j] - _ROUND)) * _LOW + _ROUND
+
+
+@inline
+def add_row(highs: Int64, lows: Int64, sums: Int64, cluster: int, deep: bool) -> None:  # noqa: FBT001 - kernels take all by position
+    """Add a row as `round_row` leaves it, its bits taken as integers, to the sums of a cluster.
+
+    `highs` and `lows` are (d,), `sums` is OUT (3, k, d).
+    """
+    for j in range(highs.size):
+        sums[1, cluster, j] += highs[j] - _ROUND_BITS
+    if deep:
+        for j in range(lows.size):
+            sums[2, cluster, j] += lows[j] - _ROUND_BITS
+
+
+@inline
+def subtract_row(highs: Int64, lows: Int64, sums: Int64, cluster: int, deep: bool) -> None:  # noqa: FBT001 - kernels take all by position
+    """Undo `add_row`."""
+    for j in range(highs.size):
+        sums[1, cluster, j] -= highs[j] - _ROUND_BITS
+    if deep:
+        for j in range(lows.size):
+            sums[2, cluster, j] -= lows[j] - _ROUND_BITS
 
 
 @kernel

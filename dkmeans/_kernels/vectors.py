@@ -1,0 +1,255 @@
+"""The two nearest of some centres to each row of a tile: the loop that k-means spends its time in.
+
+Numba's loops over lanes go through the cache with each score. This one is written in the language
+of the compiler below numba, LLVM: the scores of GROUP centres to as many rows as fill BYTES stay in
+registers while all features go by, and so do the least two scores and the label while all centres
+do. A tile of rows is an array (blocks, d, lanes), the lanes of a block side by side; centres are
+packed as (groups, d, GROUP). Any processor will do: LLVM cuts the vectors to what it has.
+
+For each row x the *score* of a centre c is |c|^2 / 2 - x . c, see `_kernels.rows`.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+
+from dkmeans._kernels.compile import JIT, array_of, intrinsic
+
+Floats = npt.NDArray[np.floating[Any]]
+Int32 = npt.NDArray[np.int32]
+
+GROUP = 4  # centres at a time
+BYTES = 64  # of one feature of a block: two AVX vectors, or one of AVX-512
+
+_INDEX, _LABEL = ir.IntType(64), ir.IntType(32)
+_FUSED = ("contract",)  # products and sums may be rounded once
+
+
+def lanes(dtype: npt.DTypeLike) -> int:
+    """Return how many rows one block holds."""
+    return BYTES // np.dtype(dtype).itemsize
+
+
+def width(n_features: int, dtype: npt.DTypeLike) -> int:
+    """Return how many columns the rows for `transpose` have: whole vectors."""
+    return -(-n_features // lanes(dtype)) * lanes(dtype)
+
+
+def pack(centers: Floats) -> Floats:
+    """Return centres, (k, d), as (groups, d, GROUP); zeros fill up the last group."""
+    k, d = centers.shape
+    groups = -(-k // GROUP)
+    padded = np.zeros((groups * GROUP, d), centers.dtype)
+    padded[:k] = centers
+    return np.ascontiguousarray(padded.reshape(groups, GROUP, d).transpose(0, 2, 1))
+
+
+def two_nearest_plainly(
+    tile: Floats,
+    block: int,
+    centers: Floats,
+    halves: Floats,
+    n_groups: int,
+    best: Floats,
+    second: Floats,
+    norms: Floats,
+    labels: Int32,
+) -> None:
+    """Write the two least scores of the lanes of a block, and which centre has the least.
+
+    Parameters
+    ----------
+    tile, block
+        (blocks, d, lanes), and which of the blocks.
+    centers, halves
+        Packed, (groups, d, GROUP), and (groups * GROUP,): half of |c|^2, infinite for those that
+        are none.
+    n_groups
+        How many groups count.
+    best, second, labels
+        OUT (blocks * lanes,): the least score and the second least, infinite if there is none; and
+        the index of the centre, -1 for NaN.
+    norms
+        OUT (blocks * lanes,): |x|^2.
+    """
+    x = tile[block]
+    where = slice(block * x.shape[1], (block + 1) * x.shape[1])
+    norms[where] = (x * x).sum(axis=0)
+    best[where], second[where], labels[where] = np.inf, np.inf, -1
+    for c in range(n_groups * GROUP):
+        score = halves[c] - centers[c // GROUP, :, c % GROUP] @ x
+        nearer = score < best[where]
+        loser = np.where(nearer, best[where], score)
+        second[where] = np.where(loser < second[where], loser, second[where])
+        best[where] = np.where(nearer, score, best[where])
+        labels[where] = np.where(nearer, c, labels[where])
+
+
+def transpose_plainly(rows: Floats, tile: Floats, block: int) -> None:
+    """Transpose as many rows as a block holds to a block of a tile.
+
+    Parameters
+    ----------
+    rows
+        (lanes, width), see `width`.
+    tile
+        OUT (blocks + lanes, d, lanes). What follows the block, up to `lanes` blocks, may be
+        overwritten.
+    block
+        Which.
+    """
+    tile[block] = rows[:, : tile.shape[1]].T
+
+
+class _Writer:
+    """Writes vectors of one dtype."""
+
+    def __init__(self, builder: Any, element: Any, itemsize: int) -> None:
+        self.builder = builder
+        self.itemsize = itemsize
+        self.lanes = BYTES // itemsize
+        self.floats = ir.VectorType(element, self.lanes)
+        self.ints = ir.VectorType(_LABEL, self.lanes)
+
+    def splat(self, value: Any, kind: Any) -> Any:
+        """Return a vector with `value` in all lanes."""
+        nothing = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(nothing, value, _LABEL(0))
+        return self.builder.shuffle_vector(first, nothing, ir.Constant(self.ints, [0] * self.lanes))
+
+    def load(self, data: Any, place: Any) -> Any:
+        """Read a vector."""
+        place = self.builder.gep(data, [place])
+        pointer = self.builder.bitcast(place, self.floats.as_pointer())
+        return self.builder.load(pointer, align=self.itemsize)
+
+    def store(self, value: Any, data: Any, place: Any, itemsize: int) -> None:
+        """Write a vector."""
+        place = self.builder.gep(data, [place])
+        self.builder.store(
+            value, self.builder.bitcast(place, value.type.as_pointer()), align=itemsize
+        )
+
+    def group(self, data: Any, place: Any, kind: Any) -> list[Any]:
+        """Read GROUP numbers, each into all lanes of a vector."""
+        places = [self.builder.add(place, _INDEX(i)) for i in range(GROUP)]
+        return [self.splat(self.builder.load(self.builder.gep(data, [p])), kind) for p in places]
+
+    def interleave(self, a: Any, b: Any, *, high: bool) -> Any:
+        """Return the lower or the higher halves of two vectors, their lanes in turn."""
+        start = self.lanes // 2 if high else 0
+        lanes = [start + i // 2 + (i % 2) * self.lanes for i in range(self.lanes)]
+        return self.builder.shuffle_vector(a, b, ir.Constant(self.ints, lanes))
+
+    def add_product(self, total: Any, a: Any, b: Any) -> Any:
+        """Return ``total + a * b``."""
+        return self.builder.fadd(total, self.builder.fmul(a, b, flags=_FUSED), flags=_FUSED)
+
+    def less_product(self, total: Any, a: Any, b: Any) -> Any:
+        """Return ``total - a * b``."""
+        return self.builder.fsub(total, self.builder.fmul(a, b, flags=_FUSED), flags=_FUSED)
+
+    def loop(self, n: Any, start: list[Any], body: Any) -> list[Any]:
+        """Write a loop of n rounds, n above 0; `body` makes of the state and the round a state."""
+        before = self.builder.basic_block
+        head = self.builder.append_basic_block("round")
+        self.builder.branch(head)
+        self.builder.position_at_end(head)
+        number = self.builder.phi(_INDEX)
+        state = [self.builder.phi(value.type) for value in start]
+        after: list[Any] = body(number, state)
+        following = self.builder.add(number, _INDEX(1))
+        last = self.builder.basic_block
+        for phi, first, value in zip([number, *state], [_INDEX(0), *start], [following, *after],
+                                     strict=True):  # fmt: skip
+            phi.add_incoming(first, before)
+            phi.add_incoming(value, last)
+        end = self.builder.append_basic_block("end")
+        self.builder.cbranch(self.builder.icmp_unsigned("<", following, n), head, end)
+        self.builder.position_at_end(end)
+        return after
+
+
+def _write_nearest(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Write `two_nearest_plainly` in LLVM's language."""
+    arrays = {i: array_of(context, builder, signature, args, i) for i in (0, 2, 3, 5, 6, 7, 8)}
+    (tile, shape), (centers, _), (halves, _) = arrays[0], arrays[2], arrays[3]
+    element = context.get_data_type(signature.args[0].dtype)
+    write = _Writer(builder, element, context.get_abi_sizeof(element))
+    n_features, start = shape[1], builder.mul(args[1], _INDEX(write.lanes))
+    row = builder.mul(start, n_features)
+
+    def feature(j: Any) -> Any:
+        return write.load(tile, builder.add(row, builder.mul(j, _INDEX(write.lanes))))
+
+    def square(j: Any, state: list[Any]) -> list[Any]:
+        x = feature(j)
+        return [write.add_product(state[0], x, x)]
+
+    def group(number: Any, state: list[Any]) -> list[Any]:
+        first = builder.mul(number, _INDEX(GROUP))
+        packed = builder.mul(first, n_features)
+
+        def scores(j: Any, state: list[Any]) -> list[Any]:
+            x = feature(j)
+            place = builder.add(packed, builder.mul(j, _INDEX(GROUP)))
+            centre = write.group(centers, place, write.floats)
+            return [write.less_product(s, x, c) for s, c in zip(state, centre, strict=True)]
+
+        found = write.loop(n_features, write.group(halves, first, write.floats), scores)
+        best, second, label = state
+        for i, score in enumerate(found):
+            nearer = builder.fcmp_ordered("<", score, best)
+            loser = builder.select(nearer, best, score)
+            second = builder.select(builder.fcmp_ordered("<", loser, second), loser, second)
+            name = builder.add(builder.trunc(first, _LABEL), _LABEL(i))
+            label = builder.select(nearer, write.splat(name, write.ints), label)
+            best = builder.select(nearer, score, best)
+        return [best, second, label]
+
+    none = ir.Constant(write.floats, [float("inf")] * write.lanes)
+    zero = ir.Constant(write.floats, [0.0] * write.lanes)
+    (norm,) = write.loop(n_features, [zero], square)
+    nobody = ir.Constant(write.ints, [-1] * write.lanes)
+    found = write.loop(args[4], [none, none, nobody], group)
+    for i, value, itemsize in zip(
+        (5, 6, 7, 8), (*found[:2], norm, found[2]), (*[write.itemsize] * 3, 4), strict=True
+    ):
+        write.store(value, arrays[i][0], start, itemsize)
+    return context.get_dummy_value()
+
+
+def _write_transpose(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Write `transpose_plainly` in LLVM's language."""
+    rows, (_, width) = array_of(context, builder, signature, args, 0)
+    tile, (_, n_features, _) = array_of(context, builder, signature, args, 1)
+    element = context.get_data_type(signature.args[0].dtype)
+    write = _Writer(builder, element, context.get_abi_sizeof(element))
+    lanes = _INDEX(write.lanes)
+    start = builder.mul(builder.mul(args[2], lanes), n_features)
+
+    def square(number: Any, _: list[Any]) -> list[Any]:
+        first = builder.mul(number, lanes)
+        vectors = [
+            write.load(rows, builder.add(first, builder.mul(width, _INDEX(i))))
+            for i in range(write.lanes)
+        ]
+        half = write.lanes // 2
+        for _round in range(half.bit_length()):  # each brings every number half of its way
+            pairs = list(zip(vectors[:half], vectors[half:], strict=True))
+            vectors = [
+                write.interleave(a, b, high=high) for a, b in pairs for high in (False, True)
+            ]
+        for i, vector in enumerate(vectors):
+            place = builder.mul(builder.add(first, _INDEX(i)), lanes)
+            write.store(vector, tile, builder.add(start, place), write.itemsize)
+        return []
+
+    write.loop(builder.udiv(width, lanes), [], square)
+    return context.get_dummy_value()
+
+
+transpose = intrinsic(transpose_plainly, _write_transpose, (2,)) if JIT else transpose_plainly
+two_nearest = intrinsic(two_nearest_plainly, _write_nearest, (1, 4)) if JIT else two_nearest_plainly
