@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -19,7 +19,10 @@ MIB = 1 << 20
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 _PACKAGING = {"usr", "share", "backgrounds", "wallpapers", "contents"}
-_LIBRARIES = ("dkmeans", "numpy", "numba", "dask", "rasterio", "isal", "pillow", "imagequant")
+_LIBRARIES = (
+    "dkmeans", "numpy", "numba", "dask", "zarr", "rasterio", "isal", "pillow", "scikit-learn",
+    "scikit-learn-intelex", "faiss-cpu", "dask-ml", "pyspark", "imagequant",
+)  # fmt: skip
 _SAMPLE_SECONDS = 0.05
 _LOOK_AROUND = 10  # samples between two searches for new processes, which cost more
 
@@ -176,12 +179,15 @@ def _look_up(process: psutil.Process) -> tuple[int, int]:
 
 def machine() -> dict[str, str]:
     """Describe the machine and the libraries."""
-    libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+    libraries = []
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):  # not all are needed
+            libraries.append(f"{name} {version(name)}")
     return {
         "processor": f"{_processor()}, {os.cpu_count()} logical cores",
         "memory": f"{psutil.virtual_memory().total / (1 << 30):.0f} GiB",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "libraries": libraries,
+        "libraries": ", ".join(libraries),
     }
 
 
