@@ -23,6 +23,9 @@ SOME_FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 128 + 2, 128 + 15
 
 _CONNECT_SECONDS = 10
 
+# What the library calls by other names. Its errors begin with the name of the argument.
+_OPTIONS = {"n_colors": "--colors", "n_init": "--n-init", "seed": "--seed", "staging": "--staging"}
+
 
 class _Termination(KeyboardInterrupt):
     """SIGTERM, taken like Ctrl-C."""
@@ -65,9 +68,18 @@ def _explain(error: BaseException) -> tuple[int, str] | None:
         by_signal = isinstance(error, _Termination)
         status, what = (TERMINATED, "terminated") if by_signal else (INTERRUPTED, "interrupted")
         return status, f"{what}; nothing was left half-written"
-    reason = _reason(error)
+    reason = _in_options(_reason(error))
     status = WRONG_USE if isinstance(error, InvalidArgumentError) else SOME_FAILED
     return None if reason is None else (status, f"error: {reason}")
+
+
+def _in_options(reason: str | None) -> str | None:
+    """Name options as the command line does."""
+    if reason is None:
+        return None
+    name, space, rest = reason.partition(" ")
+    sentence = _OPTIONS.get(name, name) + space + rest
+    return sentence.replace(", or overwrite.", ", or give --overwrite.")
 
 
 def _reason(error: BaseException) -> str | None:

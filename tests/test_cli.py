@@ -246,7 +246,8 @@ def raises(error):
 @pytest.mark.parametrize(
     ("error", "status", "sentence"),
     [
-        (InvalidArgumentError("n_colors is 1."), 2, "error: n_colors is 1."),
+        (InvalidArgumentError("n_colors is 1."), 2, "error: --colors is 1."),
+        (OutputError("o: there, or overwrite."), 1, "error: o: there, or give --overwrite."),
         (SourceError("a.png: no such file."), 1, "error: a.png: no such file."),
         (OutputError("o: exists."), 1, "error: o: exists."),
         (DkmeansError("no."), 1, "error: no."),
