@@ -278,9 +278,10 @@ def _run(
             ctx,
             param_hint="--scheduler",
         )
-    with _on_scheduler(scheduler, workers):
+    progress = None if quiet else _report_progress.ConsoleProgress()
+    with _on_scheduler(scheduler, workers), _report_progress.notes(progress):
         start = time.perf_counter()
-        result = work(**options, progress=None if quiet else _report_progress.ConsoleProgress())
+        result = work(**options, progress=progress)
         seconds, peak = time.perf_counter() - start, _report.peak_memory()
     if not quiet:
         show(result, seconds=seconds, peak=peak)

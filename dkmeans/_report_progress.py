@@ -1,8 +1,10 @@
 """Progress on standard error: a bar in a terminal, a line now and then elsewhere."""
 
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -52,6 +54,37 @@ class ConsoleProgress:
         with self._lock:
             self._display.end()
 
+    def note(self, text: str) -> None:
+        """Show a line between all that."""
+        with self._lock:
+            self._display.note(text)
+
+
+@contextmanager
+def notes(progress: ConsoleProgress | None) -> Iterator[None]:
+    """Show what dkmeans logs meanwhile as notes of a progress."""
+    logger = logging.getLogger("dkmeans")
+    if progress is None:
+        yield
+        return
+    handler, level = _Notes(progress), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Notes(logging.Handler):
+    def __init__(self, progress: ConsoleProgress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.note(record.getMessage())
+
 
 class _Lines:
     def __init__(self, console: Console, clock: Callable[[], float]) -> None:
@@ -78,12 +111,15 @@ class _Lines:
         read = f"{part(self._done, self._total)}, " if self._done < self._total else ""
         self._write(f"ended after {duration(seconds)}, {read}{self._rate(seconds)}")
 
+    def note(self, text: str) -> None:
+        self._file.write(f"{text}\n")
+        self._file.flush()
+
     def _rate(self, seconds: float) -> str:
         return speed(self._done, max(seconds, _SHORTEST), self._pixel_bytes)
 
     def _write(self, text: str) -> None:
-        self._file.write(f"{self._name}: {text}\n")
-        self._file.flush()
+        self.note(f"{self._name}: {text}")
 
 
 class _Bar:
@@ -113,6 +149,9 @@ class _Bar:
     def end(self) -> None:
         self._bars.stop_task(self._task)
         self._bars.stop()
+
+    def note(self, text: str) -> None:
+        self._console.print(text, style="dim")  # above a bar that is alive
 
 
 class _BytesColumn(ProgressColumn):

@@ -1,6 +1,8 @@
 """What people look at: progress and summaries, in a terminal and in a file."""
 
 import io
+import logging
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from rich.console import Console
 
 from dkmeans import _report, _report_words
 from dkmeans._palette import Palette
-from dkmeans._report_progress import ConsoleProgress
+from dkmeans._report_progress import ConsoleProgress, notes
 from dkmeans.images import ImageInfo, IngestResult, QuantizeResult, SourceReport
 
 ESCAPE = "\x1b"
@@ -237,6 +239,42 @@ def test_progress_goes_to_standard_error():
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == ""
     assert re.fullmatch("a: 3 bytes to read\na: ended after 0.0 s, .*\n", ended.stderr)
+
+
+COMPILES = """
+import numpy as np
+from dkmeans._kernels.colours import add_counts, interleave_bits
+from dkmeans._report_progress import ConsoleProgress, notes
+progress = ConsoleProgress()
+with notes(progress):
+    progress.begin("a", 3)
+    interleave_bits(np.zeros(2, np.uint32), np.zeros(2, np.uint32))
+    table = np.zeros(2, np.uint16)
+    add_counts(table, table, np.zeros(2, np.uint32))
+    progress.end()
+"""
+
+
+def test_compiling_is_told_once(tmp_path):
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    told = []
+    for _ in range(2):
+        ended = subprocess.run(
+            [sys.executable, "-c", COMPILES], env=env, capture_output=True, text=True, check=True
+        )
+        told.append(ended.stderr.count("compiling kernels, once\n"))
+    assert told == [1, 0]
+
+
+def test_notes_end_with_the_work():
+    console = Console(file=io.StringIO())
+    logger = logging.getLogger("dkmeans")
+    with notes(ConsoleProgress(console)):
+        logger.info("between")
+    logger.info("after")
+    with notes(None):
+        logger.info("quiet")
+    assert console.file.getvalue() == "between\n"
 
 
 # Memory

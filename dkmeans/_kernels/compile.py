@@ -1,6 +1,7 @@
 """How kernels are compiled: the one place that names numba."""
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar, cast
@@ -12,6 +13,8 @@ from numba.extending import intrinsic as _intrinsic
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+_LOG = logging.getLogger("dkmeans")
 
 JIT = not numba.config.DISABLE_JIT  # else kernels run as plain Python
 
@@ -90,11 +93,17 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba is Any to the type c
     a full disk, other rights, a folder that is gone.
     """
 
+    _told = False
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the compiled code, or None."""
+        """Return the compiled code, or None; the first time in a process, that is logged."""
+        found = None
         with suppress(OSError):
-            return super().load_overload(sig, target_context)
-        return None
+            found = super().load_overload(sig, target_context)
+        if found is None and not _Cache._told:
+            _Cache._told = True
+            _LOG.info("compiling kernels, once")
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep the compiled code, if possible."""
