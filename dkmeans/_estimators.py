@@ -192,7 +192,11 @@ class KMeans(BaseKMeans):
         )
         fitted = _lloyd_passes.fit(passes, data, options)
         self._adopt(fitted, passes, data)
-        self.labels_ = labels_of(data, self._centers)
+        labels = fitted.solution.labels
+        if labels is not None and isinstance(X, np.ndarray):
+            self.labels_ = labels.reshape(data.shape[:-1])
+        else:
+            self.labels_ = labels_of(data, self._centers)
         n_found = int(np.count_nonzero(self.counts_))
         if n_found < self.n_clusters:
             warn(

@@ -24,6 +24,7 @@ Rows = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 Bounds = tuple[Float32, Float32]
 
+_WORTH_BOUNDS = 400  # products a row: where less, bounds cost more than they save
 _NO_WEIGHTS: Float64 = np.empty(0)
 _NO_LABELS: Int32 = np.empty(0, np.int32)
 _NO_BOUNDS: Bounds = np.empty(0, np.float32), np.empty(0, np.float32)
@@ -176,14 +177,15 @@ class Frame:
         """Return centres as their dtype holds them."""
         return centers.astype(self.center_dtype).astype(np.float64)
 
-    def centers(self, centers: npt.NDArray[Any]) -> "Centers":
-        """Make centres, (k, d), ready for the kernels."""
+    def centers(self, centers: npt.NDArray[Any], previous: "Centers | None" = None) -> "Centers":
+        """Make centres, (k, d), ready for the kernels; `previous` are those of the last step."""
         offsets = centers.astype(np.float64) - self.shift
         with np.errstate(over="ignore"):  # rows are then compared with all centres exactly
             packed = vectors.pack((offsets * self.unit).astype(self.precision))
             halves = np.full(len(packed) * vectors.GROUP, np.inf, self.precision)
             halves[: len(offsets)] = ((offsets * self.unit) ** 2).sum(axis=1) / 2
-        return Centers(self, offsets, packed, halves)
+        before = None if previous is None else previous.offsets
+        return Centers(self, offsets, packed, halves, before)
 
     def totals(self, n_clusters: int) -> "RowTotals":
         """Return totals of nothing."""
@@ -194,7 +196,7 @@ class Frame:
     def only(self, values: Rows, weights: Float64 | None) -> "RowTotals":
         """Return the totals of rows that are all in one cluster, without squared distances."""
         totals = self.totals(1)
-        _accumulate(self, values, weights, np.zeros(len(values), np.int32), totals)
+        totals.move_rows(values, weights, _NO_LABELS, np.zeros(len(values), np.int32))
         return totals
 
 
@@ -205,6 +207,37 @@ def _exponents(values: Float64) -> npt.NDArray[np.int32]:
 
 
 @dataclass(frozen=True, eq=False)
+class Known:
+    """What one step knows of rows in memory, for the next.
+
+    Attributes
+    ----------
+    labels
+        (n,): of the rows; -1 before the first step, and for rows with NaN.
+    bounds
+        (n,) each: what `kernels.assign` knows of distances; or (0,) where to keep it does not pay.
+    habits
+        (2,): see `bounds.reassign`.
+    """
+
+    labels: Int32
+    bounds: Bounds
+    habits: Int64
+
+    @classmethod
+    def nothing(cls, n_rows: int, work: int) -> Self:
+        """Return what is known at first, where a row costs so many products."""
+        n_bounds = n_rows if work >= _WORTH_BOUNDS else 0
+        bounds = np.full(n_bounds, np.inf, np.float32), np.zeros(n_bounds, np.float32)
+        return cls(np.full(n_rows, -1, np.int32), bounds, np.zeros(2, np.int64))
+
+    def of(self, part: slice) -> "Known":
+        """Return the part of some rows, which shares memory with the whole."""
+        upper, lower = self.bounds
+        return Known(self.labels[part], (upper[part], lower[part]), np.zeros(2, np.int64))
+
+
+@dataclass(frozen=True, eq=False)
 class Centers:
     """Centres in a frame, as the kernels take them."""
 
@@ -212,6 +245,7 @@ class Centers:
     offsets: Float64
     packed: npt.NDArray[Any]
     halves: npt.NDArray[Any]
+    previous: Float64 | None = None
 
     def assign(
         self, values: Rows, labels: Int32 | None = None, bounds: Bounds | None = None
@@ -232,6 +266,17 @@ class Centers:
         )
         return labels
 
+    def assign_again(self, values: Rows, known: Known) -> None:
+        """Bring what is known of rows up to these centres."""
+        self.assign(values, known.labels, known.bounds)
+
+    def measure(
+        self, values: Rows, weights: Float64 | None, labels: Int32, totals: "RowTotals"
+    ) -> None:
+        """Add squared distances to `totals`."""
+        sum_kernels.add_exactly(self.squared_distances(values, labels, weights), totals.limbs)
+        sum_kernels.carry_limbs(totals.limbs)
+
     def squared_distances(
         self, values: Rows, labels: Int32, weights: Float64 | None = None
     ) -> Float64:
@@ -250,31 +295,9 @@ class Centers:
     def add(self, values: Rows, weights: Float64 | None, totals: "RowTotals") -> Int32:
         """Assign rows and add them to `totals`; return the labels."""
         labels = self.assign(values)
-        _accumulate(self.frame, values, weights, labels, totals)
-        sum_kernels.add_exactly(self.squared_distances(values, labels, weights), totals.limbs)
-        sum_kernels.carry_limbs(totals.limbs)
+        totals.move_rows(values, weights, _NO_LABELS, labels)
+        self.measure(values, weights, labels, totals)
         return labels
-
-
-def _accumulate(  # noqa: PLR0917 - what the kernel takes
-    frame: Frame,
-    values: Rows,
-    weights: Float64 | None,
-    labels: Int32,
-    totals: "RowTotals",
-    before: Int32 = _NO_LABELS,
-) -> None:
-    kernels.accumulate(
-        values,
-        _NO_WEIGHTS if weights is None else weights,
-        before,
-        labels,
-        frame.shift,
-        frame.scales,
-        frame.deep,
-        totals.counts,
-        totals.sums,
-    )
 
 
 @dataclass(eq=False)
@@ -304,6 +327,26 @@ class RowTotals:
         self.limbs += other.limbs
         sum_kernels.carry_limbs(self.limbs)
         return self
+
+    def move_rows(
+        self, values: Rows, weights: Float64 | None, before: Int32, labels: Int32
+    ) -> None:
+        """Add rows to the sums of their clusters, and take them from those they were in `before`.
+
+        `before` is (n,), -1 for rows in none; or (0,) for all in none.
+        """
+        frame = self.frame
+        kernels.accumulate(
+            values,
+            _NO_WEIGHTS if weights is None else weights,
+            before,
+            labels,
+            frame.shift,
+            frame.scales,
+            frame.deep,
+            self.counts,
+            self.sums,
+        )
 
     def add_repeated(self, distances: Float64, counts: Int64) -> None:
         """Add squared distances, (n,), each so often as `counts`, up to 2**52, tells."""

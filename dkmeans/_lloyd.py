@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,7 @@ class Totals(Protocol):
 
 
 T = TypeVar("T", bound=Totals)
+T_co = TypeVar("T_co", bound=Totals, covariant=True)
 
 # Takes points, (n, d), their weights, how many centres to choose, and the source of draws.
 Seeding = Callable[[Float64, Float64, int, np.random.Generator], Float64]
@@ -50,7 +51,11 @@ Watch = Callable[[int, Float64], bool]
 
 
 class Summary(Protocol[T]):
-    """Weighted points, at depths from coarse to exact."""
+    """Weighted points, at depths from coarse to exact.
+
+    A summary may have `begin(n_clusters, depth)` too, which returns `Steps`; they give what
+    `assign` and `inertia` do.
+    """
 
     depths: tuple[int, ...]
 
@@ -81,6 +86,34 @@ class Summary(Protocol[T]):
         """Yield the points farthest from their centres, each with its cluster."""
 
 
+class Steps(Protocol[T_co]):
+    """The steps of one run, where a summary has such that know of each other: see `begin`."""
+
+    labels: npt.NDArray[np.int32]
+
+    def assign(self, centers: Float64) -> T_co:
+        """Add each point to its nearest centre."""
+
+    def inertia(self) -> float:
+        """Return the weighted sum of squared distances from the last centres."""
+
+
+class _Steps(Generic[T]):
+    """Steps of a summary for which each is the first."""
+
+    labels = None
+
+    def __init__(self, summary: Summary[T], depth: int) -> None:
+        self._summary, self._depth = summary, depth
+
+    def assign(self, centers: Float64) -> T:
+        self._last = centers, self._summary.assign(centers, self._depth)
+        return self._last[1]
+
+    def inertia(self) -> float:
+        return self._summary.inertia(*self._last, self._depth)
+
+
 @dataclass(frozen=True)
 class Solution:
     """Where Lloyd's algorithm ended.
@@ -98,6 +131,8 @@ class Solution:
         Iterations over the exact points.
     stop_reason
         "converged" (no centre moved), "tol", "max_iter", or "stopped" by whoever watched.
+    labels
+        The index of the nearest centre of each exact point, if the summary tells.
     """
 
     centers: Float64
@@ -105,6 +140,7 @@ class Solution:
     inertia: float
     n_iter: int
     stop_reason: StopReason
+    labels: npt.NDArray[np.int32] | None = None
 
 
 def solve(
@@ -149,7 +185,7 @@ def solve(
         How far centres move, as a multiple of the way to the mean of their points: 1 as in
         scikit-learn. See `relaxed`.
     """
-    scaled_tol = tol * summary.mean_variance
+    scaled_tol = tol * summary.mean_variance if tol else 0.0
     run = partial(
         _iterate,
         summary,
@@ -199,8 +235,10 @@ def _iterate(
     reason: StopReason = "max_iter"
     n_iter = 0
     means = centers
+    begin = getattr(summary, "begin", None)
+    steps = begin(len(centers), depth) if begin else _Steps(summary, depth)
     for n_iter in range(1, max_iter + 1):
-        totals = summary.assign(centers, depth)
+        totals = steps.assign(centers)
         last, means = means, _means(summary, centers, totals, depth)
         previous, centers = centers, relaxed(centers, means, last, totals.weights, relaxation)
         shift = float(((means - previous) ** 2).sum())
@@ -213,9 +251,8 @@ def _iterate(
             reason = "stopped"
             break
     if reason != "converged":
-        totals = summary.assign(centers, depth)
-    inertia = summary.inertia(centers, totals, depth)
-    return Solution(centers, totals.weights, inertia, n_iter, reason)
+        totals = steps.assign(centers)
+    return Solution(centers, totals.weights, steps.inertia(), n_iter, reason, steps.labels)
 
 
 def relaxed(

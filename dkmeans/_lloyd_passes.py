@@ -58,9 +58,19 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     is_sample = look.ranges.n_used > limit
     # Rows drawn of many that all weigh the same stand for as many each: they count once.
     weights = sample.weights if data.is_weighted else None
-    summary = RowSummary(sample.rows, weights, is_sample=is_sample)
+    ranges = None if is_sample else look.ranges
+    summary = RowSummary(
+        sample.rows, weights, is_sample=is_sample, in_order=is_sample, ranges=ranges
+    )
     if not is_sample:
-        return Fit(summary.frame, _solve(summary, options, _given(options)), look.ranges)
+        solution = _solve(summary, options, _given(options))
+        if not summary.is_as_given:
+            # Of joined rows, the distances times weights are rounded otherwise.
+            labels, inertia = summary.look_again(solution.centers, sample.rows, weights)
+            solution = replace(solution, labels=labels, inertia=inertia)
+        if len(sample.rows) < data.n_rows:
+            solution = replace(solution, labels=None)  # some rows have none
+        return Fit(summary.frame, solution, look.ranges)
     frame = Frame.of(
         look.ranges, summary.frame.shift, summary.rows.dtype, weighted=data.is_weighted
     )

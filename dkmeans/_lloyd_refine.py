@@ -15,7 +15,8 @@ from dkmeans import _passes
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
 from dkmeans._lloyd import Seeding, Solution, StopReason, Watch, relaxed
 from dkmeans._passes import Partition, Passes, Ticker
-from dkmeans._summary_rows import assign_all, blocks, farthest_of, highest
+from dkmeans._summary_rows import assign_all, blocks, farthest_of
+from dkmeans._summary_samples import highest
 from dkmeans._tables import Table
 
 

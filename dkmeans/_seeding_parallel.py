@@ -7,7 +7,8 @@ import numpy as np
 from dkmeans import _passes
 from dkmeans._frame import Centers, Float64, Frame, Rows
 from dkmeans._passes import Partition, Passes, Ticker
-from dkmeans._summary_rows import Sample, assign_all, blocks
+from dkmeans._summary_rows import assign_all, blocks
+from dkmeans._summary_samples import Sample
 from dkmeans._tables import Table
 
 ROUNDS = 5

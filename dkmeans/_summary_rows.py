@@ -1,33 +1,30 @@
-"""The summary of rows of floats: all of them where they are few, else a weighted sample.
+"""The summary of rows: all of them where they are few, else a weighted sample."""
 
-The sample is drawn by priority sampling (N. Duffield, C. Lund and M. Thorup, "Priority sampling for
-estimation of arbitrary subset sums", JACM 54(6), 2007, section 1.1): a row of weight w gets the
-priority w / u, u uniform and a function of the seed and the row's number alone. The n rows of the
-highest priorities are kept, each with the weight max(w, t), t being the highest priority that was
-left out: unbiased, and the same rows however the data are divided. Where all rows weigh the same
-it is a uniform sample.
-"""
-
-import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import numpy as np
+import numpy.typing as npt
 
 from dkmeans import _passes
+from dkmeans import _summary_steps as steps
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
-from dkmeans._kernels import rows as kernels
+from dkmeans._kernels import hashes as kernels
 from dkmeans._passes import Partition, Passes, Ticker
+from dkmeans._summary_samples import All, Sample, highest
+from dkmeans._summary_steps import Steps
 from dkmeans._tables import Block, Table, TablePiece
+from dkmeans._tables_blocks import MemorySource
 
 MIN_ROWS = 1 << 17
 ROWS_PER_CLUSTER = 5000
 SAMPLED_PER_CLUSTER = 2000
 MAX_BYTES = 1 << 29
 _START_SHARE = 8  # restarts run on one row in so many of a sample
-_PARTS = 8  # of the work on one summary, for threads
-_SMALL = 1 << 14  # rows times centres; below this, threads cost more than they save
+_TABLE = 2  # axes
+_SHARES = 4  # of the search for equal rows, for threads
 
 
 def size(n_rows: int, n_clusters: int, n_features: int, itemsize: int) -> int:
@@ -42,72 +39,6 @@ def size(n_rows: int, n_clusters: int, n_features: int, itemsize: int) -> int:
     if n_rows <= most:
         return most
     return min(max(MIN_ROWS, SAMPLED_PER_CLUSTER * n_clusters), room)
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """Rows kept of those seen so far, with their numbers, weights and priorities.
-
-    Attributes
-    ----------
-    limit
-        How many rows the sample is to have; one more is kept, for its priority.
-    rows, numbers, weights, priorities
-        (n, d), and (n,) each.
-    """
-
-    limit: int
-    rows: Rows
-    numbers: Int64
-    weights: Float64
-    priorities: Float64
-
-    @classmethod
-    def of(
-        cls, limit: int, block: Block, weights: Float64, seed: int, floor: float = 0.0
-    ) -> "Sample":
-        """Draw from the rows of a block that have a weight, (n,), and a priority above `floor`."""
-        numbers = block.numbers()
-        chances = np.empty(len(numbers))
-        kernels.uniform(seed, numbers, chances)
-        with np.errstate(over="ignore"):  # infinite ones are taken by number
-            priorities = weights / chances
-        used = np.flatnonzero(priorities > floor)
-        origin = used[highest(priorities[used], numbers[used], limit + 1)]
-        rows = block.values[origin]
-        return cls(limit, rows, numbers[origin], weights[origin], priorities[origin])
-
-    def merge(self, *others: "Sample") -> "Sample":
-        """Return the sample of all rows that these were drawn from."""
-        parts = (self, *others)
-        numbers = np.concatenate([part.numbers for part in parts])
-        priorities = np.concatenate([part.priorities for part in parts])
-        chosen = highest(priorities, numbers, self.limit + 1)
-        rows = np.concatenate([part.rows for part in parts])[chosen]
-        weights = np.concatenate([part.weights for part in parts])[chosen]
-        return Sample(self.limit, rows, numbers[chosen], weights, priorities[chosen])
-
-    def finish(self) -> "Sample":
-        """Return the sample in the order of the rows, with the weights of what each stands for."""
-        order = np.argsort(self.numbers)
-        weights = self.weights
-        if len(order) > self.limit:
-            last = np.lexsort((self.numbers, -self.priorities))[-1]
-            weights = np.maximum(weights, self.priorities[last])
-            order = order[order != last]
-        parts = (self.rows[order], self.numbers[order], weights[order], self.priorities[order])
-        return Sample(self.limit, *parts)
-
-
-def highest(priorities: Float64, numbers: Int64, n: int) -> Int64:
-    """Return where the `n` highest priorities are; of equal ones, those of lower numbers."""
-    if len(priorities) <= n:
-        return np.arange(len(priorities))
-    bound = np.partition(priorities, -n)[-n]
-    above = np.flatnonzero(priorities > bound)
-    equal = np.flatnonzero(priorities == bound)
-    equal = equal[np.argsort(numbers[equal])][: n - above.size]
-    return np.concatenate([above, equal])
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +108,67 @@ def blocks(partition: Partition, tick: Ticker) -> Iterator[Block]:
             tick(block.values.nbytes)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """The rows of a block that count, and what was seen in it."""
+
+    ranges: Ranges
+    rows: Rows
+    weights: Float64
+    numbers: Int64
+
+
+@dataclass(frozen=True)
+class _Gather:
+    """Looks at the rows of a partition, and keeps all that count."""
+
+    in_memory: bool  # where blocks stay what they are
+
+    def __call__(self, partition: Partition, tick: Ticker) -> list[_Seen]:
+        found = []
+        for block in blocks(partition, tick):
+            numbers = block.numbers()
+            ranges, used = Ranges.of(block.values, block.weights, numbers)
+            weights = np.empty(0) if block.weights is None else block.weights
+            rows = block.values
+            if ranges.n_used < ranges.n_rows:
+                rows, numbers = rows[used], numbers[used]
+                weights = weights[used] if weights.size else weights
+            elif not self.in_memory:
+                rows, weights = rows.copy(), weights.copy()
+            found.append(_Seen(ranges, rows, weights, numbers))
+        return found
+
+
+def _look_at_all(passes: Passes, table: Table, limit: int) -> Look:
+    """Read a table of up to `limit` rows once; return all, not copied if they are in memory."""
+    in_memory = all(piece.in_memory for piece in table.pieces)
+    found: list[_Seen] = passes.run(
+        "summarise", _Gather(in_memory), _passes.partition(table.pieces), operator.iadd
+    )
+    ranges = reduce(Ranges.merge, (part.ranges for part in found))
+    numbers = np.concatenate([part.numbers for part in found])
+    weights = np.concatenate([part.weights for part in found])
+    rows = _one_array(table) if ranges.n_used == ranges.n_rows else None
+    if rows is None:
+        rows = np.concatenate([part.rows for part in found])
+    if (numbers[1:] < numbers[:-1]).any():
+        order = np.argsort(numbers)
+        rows, numbers = rows[order], numbers[order]
+        weights = weights[order] if weights.size else weights
+    return Look(ranges, All(limit, rows, numbers, weights, np.empty(0)), None)
+
+
+def _one_array(table: Table) -> Rows | None:
+    """Return the array that a table is a view of, if there is one."""
+    source = table.pieces[0].source
+    if len(table.pieces) > 1 or not isinstance(source, MemorySource):
+        return None
+    array = source.array
+    is_it = array.ndim == _TABLE and array.flags.c_contiguous and array.dtype == table.dtype
+    return np.asarray(array) if is_it else None
+
+
 def look(passes: Passes, table: Table, limit: int, seed: int) -> Look:
     """Read a table once; return the ranges of its rows, and a sample of up to `limit`.
 
@@ -184,6 +176,8 @@ def look(passes: Passes, table: Table, limit: int, seed: int) -> Look:
 
     Memory: twice the sample for each worker.
     """
+    if table.n_rows <= limit:
+        return _look_at_all(passes, table, limit)
     partitions = _passes.partition(table.pieces)
     # Of n rows that weigh the same, those kept have priorities above some n / limit. To keep half
     # as much above would do, and saves copies; if it did not, it is done again without a floor.
@@ -218,7 +212,7 @@ def assign_all(passes: Passes, table: Table, centers: Centers, name: str) -> Row
 class RowSummary:
     """Rows as the points of k-means. Implements `dkmeans._lloyd.Summary`.
 
-    Equal rows are joined, and the rows put into an order that follows from their contents. So the
+    Equal rows are joined, and where their order counts, it follows from their contents. So the
     result of k-means does not depend on the order of the rows, and a weight of w equals w copies.
 
     Parameters
@@ -229,30 +223,58 @@ class RowSummary:
         (n,), above zero; or None where each row counts once.
     is_sample
         Whether the rows are a sample themselves. Then restarts run on a part of them.
+    in_order
+        Whether to put the rows into their own order in any case.
+    ranges
+        Of the rows, if known.
 
     Attributes
     ----------
     rows, weights
         The distinct rows, and how much each counts; None where each counts once.
+    is_as_given
+        Whether the rows are as they were given, in number and order.
     frame
         The frame around the mean of the rows.
     depths
-        How many rows, of those that come first, are the points at each depth. The order of rows is
-        that of a hash, so they are a sample.
+        How many rows, of those that come first in their own order, are the points at each depth.
+        That is the order of a hash, so they are a sample.
     """
 
-    def __init__(self, rows: Rows, weights: Float64 | None, *, is_sample: bool = False) -> None:
-        self.rows, counts = join_equal(rows, np.ones(len(rows)) if weights is None else weights)
-        self.weights = None if (counts == 1).all() else counts
+    def __init__(
+        self,
+        rows: Rows,
+        weights: Float64 | None,
+        *,
+        is_sample: bool = False,
+        in_order: bool = True,
+        ranges: Ranges | None = None,
+    ) -> None:
+        n = len(rows)
+        hashes = None if in_order or is_sample else _hashes(rows)
+        self.is_as_given = hashes is not None and not _any_equal(hashes)
+        self.rows, self.weights = rows, weights
+        if not self.is_as_given:
+            self.rows, self.weights = join_equal(rows, np.ones(n) if weights is None else weights)
+        if self.weights is not None and (self.weights == 1).all():
+            self.weights = None
         n = len(self.rows)
         self.depths: tuple[int, ...] = (n // _START_SHARE, n) if is_sample else (n,)
-        ranges = Ranges.of(self.rows, self.weights, np.arange(len(self.rows)))[0]
+        if ranges is None or not self.is_as_given:
+            ranges = steps.ranges_of(self.rows, self.weights)
         weighted = self.weights is not None
         middle = ranges.low / 2 + ranges.high / 2
         rough = Frame.of(ranges, middle, self.rows.dtype, weighted=weighted)
-        mean = rough.only(self.rows, self.weights).exact_means()[0]
+        mean = steps.total_of(rough, self.rows, self.weights).exact_means()[0]
         mean = np.clip(mean, ranges.low, ranges.high)
         self.frame = Frame.of(ranges, mean, self.rows.dtype, weighted=weighted)
+
+    @cached_property
+    def _order(self) -> Int64:
+        """Where the rows are, in their own order."""
+        if self.is_as_given:
+            return np.argsort(_hashes(self.rows), kind="stable")
+        return np.arange(len(self.rows))
 
     @property
     def n_points(self) -> int:
@@ -262,9 +284,7 @@ class RowSummary:
     @cached_property
     def mean_variance(self) -> float:
         """The variance of the features, averaged over features; weights count as copies."""
-        mean = self.frame.only(self.rows, self.weights).exact_means()
-        totals = self.assign(mean, self.n_points)
-        return float(totals.inertia / (totals.weights[0] * self.rows.shape[1]))
+        return steps.mean_variance(self.frame, self.rows, self.weights)
 
     def n_points_at(self, depth: int) -> int:
         """Count the points at `depth`."""
@@ -276,30 +296,30 @@ class RowSummary:
 
     def points(self, depth: int) -> tuple[Float64, Float64]:
         """Return the rows at `depth` and their weights as float64."""
-        weights = np.ones(depth) if self.weights is None else self.weights[:depth]
-        return self.rows[:depth].astype(np.float64), weights
+        chosen = self._order[:depth] if self.is_as_given else slice(depth)
+        weights = np.ones(depth) if self.weights is None else self.weights[chosen]
+        return self.rows[chosen].astype(np.float64), weights
+
+    def begin(self, n_clusters: int, depth: int) -> Steps:
+        """Return the steps of one run over the rows at `depth`."""
+        weights = None if self.weights is None else self.weights[:depth]
+        return Steps(self.frame, self.rows[:depth], weights, n_clusters)
 
     def assign(self, centers: Float64, depth: int) -> RowTotals:
         """Add each row at `depth` to its nearest centre."""
-        prepared = self.frame.centers(centers)
+        return self.begin(len(centers), depth).assign(centers)
 
-        def part(rows: slice) -> RowTotals:
-            totals = self.frame.totals(len(centers))
-            weights = None if self.weights is None else self.weights[rows]
-            prepared.add(self.rows[rows], weights, totals)
-            return totals
+    def inertia(self, centers: Float64, totals: RowTotals, depth: int) -> float:  # noqa: ARG002 - they follow from the centres
+        """Return the weighted sum of squared distances of the rows to their nearest centres."""
+        run = self.begin(len(centers), depth)
+        run.assign(centers)
+        return run.inertia()
 
-        n_parts = _PARTS if depth * len(centers) > _SMALL else 1
-        cuts = np.linspace(0, depth, n_parts + 1, dtype=int).tolist()
-        parts = _passes.in_threads(part, [slice(a, b) for a, b in itertools.pairwise(cuts)])
-        totals = parts[0]
-        for other in parts[1:]:
-            totals.merge(other)
-        return totals
-
-    def inertia(self, centers: Float64, totals: RowTotals, depth: int) -> float:  # noqa: ARG002 - the totals know it
-        """Return the weighted sum of squared distances behind `totals`."""
-        return totals.inertia
+    def look_again(
+        self, centers: Float64, rows: Rows, weights: Float64 | None
+    ) -> tuple[Int32, float]:
+        """Return the labels and the inertia of rows before they were joined."""
+        return steps.labels_and_inertia(self.frame.centers(centers), rows, weights)
 
     def farthest(self, centers: Float64, n: int, depth: int) -> Iterator[tuple[int, RowTotals]]:
         """Yield up to `n` rows farthest from their nearest centre, each with that centre.
@@ -310,13 +330,26 @@ class RowSummary:
         prepared = self.frame.centers(centers)
         labels = prepared.assign(rows)
         distances = prepared.squared_distances(rows, labels)
-        yield from farthest_of(self.frame, rows, weights, labels, distances, np.arange(depth), n)
+        places = np.empty(depth, np.int64)
+        places[self._order[:depth]] = np.arange(depth)
+        yield from farthest_of(self.frame, rows, weights, labels, distances, places, n)
+
+
+def _hashes(rows: Rows) -> npt.NDArray[np.uint64]:
+    hashes = np.empty(len(rows), np.uint64)
+    steps.in_parts(lambda part: kernels.hash_rows(rows[part], hashes[part]), len(rows), rows.size)
+    return hashes
+
+
+def _any_equal(hashes: npt.NDArray[np.uint64]) -> bool:
+    """Return whether two hashes are equal; each thread looks among those of one remainder."""
+    shares = range(_SHARES)
+    return any(_passes.in_threads(lambda share: kernels.any_equal(hashes, share, _SHARES), shares))
 
 
 def join_equal(rows: Rows, weights: Float64) -> tuple[Rows, Float64]:
     """Join equal rows and add their weights; return both in an order that is the rows' own."""
-    hashes = np.empty(len(rows), np.uint64)
-    kernels.hash_rows(rows, hashes)
+    hashes = _hashes(rows)
     order = np.lexsort((weights, hashes))  # by weight too, so that their sum is always the same
     hashes, rows, weights = hashes[order], rows[order], weights[order]
     repeated = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1

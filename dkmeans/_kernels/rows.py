@@ -31,7 +31,6 @@ Rows = npt.NDArray[Any]
 LANES = 256
 SURELY = np.float32(2.0**-20)  # more than what rounding does to a distance kept as float32
 _LARGE = np.float32(2.0**100)  # no distance is more sure to be large than this
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @kernel
@@ -363,38 +362,3 @@ def ranges(rows: Rows, used: npt.NDArray[np.bool_], low: Float64, high: Float64)
             low[j] = min(low[j], value)
             high[j] = max(high[j], value)
     return first_infinite
-
-
-@inline
-def _mix(z: Any) -> Any:
-    """Return 64 bits of which each depends on all of `z`."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-@kernel
-def uniform(seed: int, numbers: Int64, out: Float64) -> None:
-    """Write a random number between 0 and 1, both excluded, for each row number.
-
-    A function of `seed` and the number alone: splitmix64 (Steele, Lea and Flood, "Fast splittable
-    pseudorandom number generators", OOPSLA 2014), started at the seed, at the place of the number.
-    `numbers` is (n,), `out` OUT (n,).
-    """
-    for i in range(numbers.size):
-        mixed = _mix(np.uint64(seed) + (np.uint64(numbers[i]) + np.uint64(1)) * _GOLDEN)
-        out[i] = (np.float64(mixed >> np.uint64(12)) + 0.5) * 2.0**-52
-
-
-@kernel
-def hash_rows(rows: Rows, out: npt.NDArray[np.uint64]) -> None:
-    """Write a hash of the values of each row, (n, d), to `out`, OUT (n,); equal rows share it."""
-    values = np.empty(rows.shape[1])
-    bits = values.view(np.uint64)
-    for i in range(rows.shape[0]):
-        for j in range(rows.shape[1]):
-            values[j] = np.float64(rows[i, j]) + 0.0  # -0 becomes 0
-        hashed = _GOLDEN
-        for j in range(rows.shape[1]):
-            hashed = _mix((hashed ^ bits[j]) + _GOLDEN)
-        out[i] = hashed

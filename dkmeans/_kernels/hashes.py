@@ -1,0 +1,86 @@
+"""Numbers that follow from rows, or from their numbers: hashes, and random draws."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans._kernels.compile import inline, kernel
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+Rows = npt.NDArray[Any]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@inline
+def _mix(z: Any) -> Any:
+    """Return 64 bits of which each depends on all of `z`."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@kernel
+def uniform(seed: int, numbers: Int64, out: Float64) -> None:
+    """Write a random number between 0 and 1, both excluded, for each row number.
+
+    A function of `seed` and the number alone: splitmix64 (Steele, Lea and Flood, "Fast splittable
+    pseudorandom number generators", OOPSLA 2014), started at the seed, at the place of the number.
+    `numbers` is (n,), `out` OUT (n,).
+    """
+    for i in range(numbers.size):
+        mixed = _mix(np.uint64(seed) + (np.uint64(numbers[i]) + np.uint64(1)) * _GOLDEN)
+        out[i] = (np.float64(mixed >> np.uint64(12)) + 0.5) * 2.0**-52
+
+
+@kernel
+def hash_rows(rows: Rows, out: UInt64) -> None:
+    """Write a hash of the values of each row, (n, d), to `out`, OUT (n,); equal rows share it.
+
+    It is never 0.
+    """
+    n_features = rows.shape[1]
+    values = np.zeros(-(-n_features // 4) * 4)
+    bits = values.view(np.uint64)
+    for i in range(rows.shape[0]):
+        for j in range(n_features):
+            values[j] = np.float64(rows[i, j]) + 0.0  # -0 becomes 0
+        a, b, c, d = _GOLDEN, _GOLDEN, _GOLDEN, _GOLDEN
+        for j in range(0, values.size, 4):  # four chains, so that none waits for another
+            a, b = _stir(a ^ bits[j]), _stir(b ^ bits[j + 1])
+            c, d = _stir(c ^ bits[j + 2]), _stir(d ^ bits[j + 3])
+        out[i] = _mix(_mix(_mix(_mix(a) + b) + c) + d) | np.uint64(1)
+
+
+@inline
+def _stir(z: Any) -> Any:
+    """Return 64 bits that depend on `z`, fast."""
+    z *= _GOLDEN
+    return z ^ (z >> np.uint64(32))
+
+
+@kernel
+def any_equal(hashes: UInt64, share: int, n_shares: int) -> bool:
+    """Return whether two of the hashes, none 0, are equal, of those with the remainder `share`.
+
+    `n_shares` is a power of two: what the bits from the second on are divided by.
+    """
+    size = 64
+    while size < 2 * hashes.size // n_shares + 64:
+        size *= 2
+    seen = np.zeros(size, np.uint64)
+    mask = np.uint64(size - 1)
+    for i in range(hashes.size):
+        value = hashes[i]
+        if np.int64(value >> np.uint64(1)) & (n_shares - 1) != share:
+            continue
+        place = (value >> np.uint64(20)) & mask
+        while seen[place] != 0:
+            if seen[place] == value:
+                return True
+            place = (place + np.uint64(1)) & mask
+        seen[place] = value
+    return False

@@ -1,0 +1,91 @@
+"""Samples of rows, drawn by their numbers: the same rows however the data are divided.
+
+A sample is drawn by priority sampling (N. Duffield, C. Lund and M. Thorup, "Priority sampling for
+estimation of arbitrary subset sums", JACM 54(6), 2007, section 1.1): a row of weight w gets the
+priority w / u, u uniform and a function of the seed and the row's number alone. The n rows of the
+highest priorities are kept, each with the weight max(w, t), t being the highest priority that was
+left out: unbiased, and the same rows however the data are divided. Where all rows weigh the same
+it is a uniform sample.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dkmeans._frame import Float64, Int64, Rows
+from dkmeans._kernels import hashes as kernels
+from dkmeans._tables import Block
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows kept of those seen so far, with their numbers, weights and priorities.
+
+    Attributes
+    ----------
+    limit
+        How many rows the sample is to have; one more is kept, for its priority.
+    rows, numbers, weights, priorities
+        (n, d), and (n,) each.
+    """
+
+    limit: int
+    rows: Rows
+    numbers: Int64
+    weights: Float64
+    priorities: Float64
+
+    @classmethod
+    def of(
+        cls, limit: int, block: Block, weights: Float64, seed: int, floor: float = 0.0
+    ) -> "Sample":
+        """Draw from the rows of a block that have a weight, (n,), and a priority above `floor`."""
+        numbers = block.numbers()
+        chances = np.empty(len(numbers))
+        kernels.uniform(seed, numbers, chances)
+        with np.errstate(over="ignore"):  # infinite ones are taken by number
+            priorities = weights / chances
+        used = np.flatnonzero(priorities > floor)
+        origin = used[highest(priorities[used], numbers[used], limit + 1)]
+        rows = block.values[origin]
+        return cls(limit, rows, numbers[origin], weights[origin], priorities[origin])
+
+    def merge(self, *others: "Sample") -> "Sample":
+        """Return the sample of all rows that these were drawn from."""
+        parts = (self, *others)
+        numbers = np.concatenate([part.numbers for part in parts])
+        priorities = np.concatenate([part.priorities for part in parts])
+        chosen = highest(priorities, numbers, self.limit + 1)
+        rows = np.concatenate([part.rows for part in parts])[chosen]
+        weights = np.concatenate([part.weights for part in parts])[chosen]
+        return Sample(self.limit, rows, numbers[chosen], weights, priorities[chosen])
+
+    def finish(self) -> "Sample":
+        """Return the sample in the order of the rows, with the weights of what each stands for."""
+        order = np.argsort(self.numbers)
+        weights = self.weights
+        if len(order) > self.limit:
+            last = np.lexsort((self.numbers, -self.priorities))[-1]
+            weights = np.maximum(weights, self.priorities[last])
+            order = order[order != last]
+        parts = (self.rows[order], self.numbers[order], weights[order], self.priorities[order])
+        return Sample(self.limit, *parts)
+
+
+def highest(priorities: Float64, numbers: Int64, n: int) -> Int64:
+    """Return where the `n` highest priorities are; of equal ones, those of lower numbers."""
+    if len(priorities) <= n:
+        return np.arange(len(priorities))
+    bound = np.partition(priorities, -n)[-n]
+    above = np.flatnonzero(priorities > bound)
+    equal = np.flatnonzero(priorities == bound)
+    equal = equal[np.argsort(numbers[equal])][: n - above.size]
+    return np.concatenate([above, equal])
+
+
+class All(Sample):
+    """All rows that count, in their order, as a sample that needs no weights."""
+
+    def finish(self) -> Sample:
+        """Return itself."""
+        return self

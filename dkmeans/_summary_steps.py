@@ -1,0 +1,169 @@
+"""Steps of Lloyd's algorithm on rows in memory, each of which begins where the last one ended.
+
+The sums of the clusters are kept, and only rows that have changed their cluster are moved from one
+to the other: in integers, so that the sums are those of adding all anew, bit for bit.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from dkmeans import _passes
+from dkmeans._frame import Centers, Float64, Frame, Int32, Known, Ranges, Rows, RowTotals
+
+R = TypeVar("R")
+
+_PARTS = 8  # of the work on rows in memory, for threads
+_FEW_PARTS = 2
+_SMALL = 1 << 14  # numbers; below this, threads cost more than they save
+_ROWS_PER_SUM = 16  # in a part, for each of its clusters; a part has sums of its own
+
+
+def parts_of(n: int, work: int, n_clusters: int = 1) -> list[slice]:
+    """Cut `n` rows, on which `work` numbers have to be looked at, into parts for threads."""
+    n_parts = 1
+    if work > _SMALL:
+        n_parts = _PARTS if n > _PARTS * _ROWS_PER_SUM * n_clusters else _FEW_PARTS
+    cuts = np.linspace(0, n, n_parts + 1, dtype=int).tolist()
+    return [slice(a, b) for a, b in itertools.pairwise(cuts)]
+
+
+def in_parts(function: Callable[[slice], R], n: int, work: int) -> list[R]:
+    """Map a function over parts of `n` rows, in threads."""
+    return _passes.in_threads(function, parts_of(n, work))
+
+
+def ranges_of(rows: Rows, weights: Float64 | None) -> Ranges:
+    """Return the ranges of rows that all count."""
+
+    def one(part: slice) -> Ranges:
+        some = None if weights is None else weights[part]
+        return Ranges.of(rows[part], some, np.arange(part.start, part.stop))[0]
+
+    first, *others = in_parts(one, len(rows), rows.size)
+    for other in others:
+        first = first.merge(other)
+    return first
+
+
+def total_of(frame: Frame, rows: Rows, weights: Float64 | None) -> RowTotals:
+    """Return the totals of rows as one cluster, without squared distances."""
+
+    def one(part: slice) -> RowTotals:
+        return frame.only(rows[part], None if weights is None else weights[part])
+
+    return _joined(frame, 1, in_parts(one, len(rows), rows.size))
+
+
+def _joined(frame: Frame, n_clusters: int, parts: Sequence[RowTotals]) -> RowTotals:
+    """Return the sum of totals, which are left as they are."""
+    totals = frame.totals(n_clusters)
+    for part in parts:
+        totals.merge(part)
+    return totals
+
+
+@dataclass(eq=False)
+class Part:
+    """Rows, their labels, what is known of their distances, and the sums that they are in."""
+
+    rows: Rows
+    weights: Float64 | None
+    known: Known
+    totals: RowTotals
+
+    def step(self, centers: Centers) -> None:
+        """Go on to other centres."""
+        before = self.known.labels.copy()
+        centers.assign_again(self.rows, self.known)
+        self.totals.move_rows(self.rows, self.weights, before, self.known.labels)
+
+    def measure(self, centers: Centers) -> RowTotals:
+        """Return totals of nothing but the squared distances."""
+        totals = centers.frame.totals(0)
+        centers.measure(self.rows, self.weights, self.known.labels, totals)
+        return totals
+
+
+class Steps:
+    """Lloyd's steps over rows in memory.
+
+    Parameters
+    ----------
+    frame
+        The frame of the rows.
+    rows, weights
+        (n, d), and (n,), above zero, or None where each row counts once.
+    n_clusters
+        The number of centres.
+
+    Attributes
+    ----------
+    labels
+        (n,) int32: the labels after the last step.
+    """
+
+    def __init__(self, frame: Frame, rows: Rows, weights: Float64 | None, n_clusters: int) -> None:
+        self._frame = frame
+        self._n_clusters = n_clusters
+        self._centers: Centers | None = None
+        known = Known.nothing(len(rows), n_clusters * rows.shape[1])
+        self.labels: Int32 = known.labels
+        self._parts = [
+            Part(
+                rows[part],
+                None if weights is None else weights[part],
+                known.of(part),
+                frame.totals(n_clusters),
+            )
+            for part in parts_of(len(rows), len(rows) * n_clusters, n_clusters)
+        ]
+
+    def assign(self, centers: Float64) -> RowTotals:
+        """Add each row to its nearest centre; the squared distances are left to `inertia`."""
+        prepared = self._frame.centers(centers, self._centers)
+        self._centers = prepared
+        _passes.in_threads(lambda part: part.step(prepared), self._parts)
+        return _joined(self._frame, self._n_clusters, [part.totals for part in self._parts])
+
+    def inertia(self) -> float:
+        """Return the weighted sum of squared distances from the last centres."""
+        centers = self._centers
+        assert centers is not None  # noqa: S101 - there was a step
+        found = _passes.in_threads(lambda part: part.measure(centers), self._parts)
+        return _joined(self._frame, 0, found).inertia
+
+
+def labels_and_inertia(
+    centers: Centers, rows: Rows, weights: Float64 | None
+) -> tuple[Int32, float]:
+    """Return the label of each row, and the weighted sum of squared distances."""
+    labels = np.empty(len(rows), np.int32)
+
+    def one(part: slice) -> RowTotals:
+        totals = centers.frame.totals(0)
+        centers.assign(rows[part], labels[part])
+        some = None if weights is None else weights[part]
+        centers.measure(rows[part], some, labels[part], totals)
+        return totals
+
+    found = in_parts(one, len(rows), len(rows) * centers.offsets.size)
+    return labels, _joined(centers.frame, 0, found).inertia
+
+
+def mean_variance(frame: Frame, rows: Rows, weights: Float64 | None) -> float:
+    """Return the variance of the features, averaged over features; weights count as copies."""
+    total = total_of(frame, rows, weights)
+    centers = frame.centers(total.exact_means())
+
+    def one(part: slice) -> RowTotals:
+        totals = frame.totals(0)
+        labels = np.zeros(part.stop - part.start, np.int32)
+        centers.measure(rows[part], None if weights is None else weights[part], labels, totals)
+        return totals
+
+    found = _joined(frame, 0, in_parts(one, len(rows), rows.size))
+    return float(found.inertia / (total.weights[0] * rows.shape[1]))
