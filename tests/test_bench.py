@@ -13,8 +13,8 @@ import sklearn.datasets
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "bench"))
-measure, large, many, palettes = (
-    importlib.import_module(name) for name in ("measure", "large", "many", "palettes")
+measure, floor, many, palettes = (
+    importlib.import_module(name) for name in ("measure", "floor", "many", "palettes")
 )
 
 # The benchmarks' programs silence it for themselves.
@@ -33,6 +33,21 @@ def folder(tmp_path):
     for i in range(len(many.KINDS) + 2):
         shutil.copyfile(PHOTOS / names[i % 2], place / f"{i:02}.jpg")
     return place
+
+
+@pytest.fixture
+def tiles(tmp_path, photos):
+    """A TIFF of 2560 x 1281 pixels in tiles."""
+    pixels = np.tile(photos["china"], (3, 4, 1))
+    height, width, count = pixels.shape
+    profile = {
+        "driver": "GTiff", "height": height, "width": width, "count": count, "dtype": "uint8",
+        "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate",
+    }  # fmt: skip
+    path = tmp_path / "picture.tif"
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(np.moveaxis(pixels, -1, 0))
+    return path
 
 
 def run_of(seconds=1.0, **values):
@@ -92,72 +107,23 @@ class TestMeasure:
         assert measure.table(["a", "b"], [("c", 1)]) == "| a | b |\n| --- | ---: |\n| c | 1 |"
 
 
-class TestLarge:
-    @pytest.fixture
-    def picture(self, tmp_path, photos):
-        pixels = np.tile(photos["china"], (3, 4, 1))
-        height, width, count = pixels.shape
-        profile = {
-            "driver": "GTiff", "height": height, "width": width, "count": count, "dtype": "uint8",
-            "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate",
-        }  # fmt: skip
-        path = tmp_path / "picture.tif"
-        with rasterio.open(path, "w", **profile) as target:
-            target.write(np.moveaxis(pixels, -1, 0))
-        return path
-
-    def test_one_round(self, tmp_path, picture, capsys):
-        output, figures = tmp_path / "indexed.tif", tmp_path / "figures.json"
-        options = ["--colors", "8", "--threads", "2", "--rounds", "1"]
-        large.main([str(picture), "--output", str(output), "--json", str(figures), *options])
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-            ["picture.tif", "indexed.tif", "figures.json"]
-        )
-        with Image.open(output) as indexed:
-            assert indexed.size == (2560, 1281)
-            assert np.asarray(indexed).max() == 7
-        known = json.loads(figures.read_text())
-        (one,) = known["rounds"]
-        assert one["floor"] == sum(one["decodes"]) + one["encode"]
-        assert known["medians"]["ratio"] == one["seconds"] / one["floor"]
-        assert known["medians"]["peak"] == one["peak"] > 50 * MIB
-        assert known["picture"].startswith("2560 x 1281 pixels")
-        printed = capsys.readouterr().out
-        assert "| told: Colours | 8 of " in printed
-        assert "| told: Read | 18.8 MiB in 2 passes |" in printed
-
-    def test_every_pixel_is_decoded_and_encoded(self, picture, monkeypatch):
+class TestFloor:
+    def test_every_pixel_is_decoded_and_encoded(self, tiles, monkeypatch):
         read, encoded = [], []
-        monkeypatch.setattr(large, "Window", lambda *args: read.append(args) or window(*args))
         window = rasterio.windows.Window
-        monkeypatch.setattr(large, "SQUARE", 512)
-        large.decode(picture, 2)
+        monkeypatch.setattr(floor, "Window", lambda *args: read.append(args) or window(*args))
+        monkeypatch.setattr(floor, "SQUARE", 512)
+        floor.decode(tiles, 2)
         assert sum(width * height for _, _, width, height in read) == 2560 * 1281
-        monkeypatch.setattr(large, "BATCH", 600 * 2560)  # one row of tiles
-        monkeypatch.setattr(large, "encode_tile", lambda tile, _: encoded.append(tile.size))
-        large.encode(picture, 2)
+        monkeypatch.setattr(floor, "BATCH", 600 * 2560)  # one row of tiles
+        monkeypatch.setattr(floor, "encode_tile", lambda tile, _: encoded.append(tile.size))
+        floor.encode(tiles, 2)
         assert sum(encoded) == 2560 * 1281
         assert len(encoded) == 3 * 5
 
-    def test_memory_only_measures_no_floor(self, tmp_path, picture, monkeypatch, capsys):
-        runs = []
-        monkeypatch.setattr(large, "quantize", lambda *_, **__: runs.append(1) or run_of())
-        monkeypatch.setattr(large, "decode", None)
-        large.main([str(picture), "--memory-only", "--json", str(tmp_path / "figures.json")])
-        assert len(runs) == 2  # one warms up
-        assert "floor" not in capsys.readouterr().out
-
-    def test_medians(self, capsys):
-        rounds = [{"seconds": s, "peak": p, "floor": 2.0} for s, p in ((3, 7), (4, 9), (8, 8))]
-        medians = large.judge(rounds)
-        assert medians == {"seconds": 4, "peak": 9, "floor": 2, "ratio": 2}
-        assert "2.00 times the floor" in capsys.readouterr().out
-
-    def test_failure_ends_it(self, monkeypatch):
-        failed = run_of(status=1, errors="no such file")
-        monkeypatch.setattr(large, "run", lambda *_: failed)
-        with pytest.raises(SystemExit, match="status 1:\nno such file"):
-            large.quantize(Path("none.tif"), Path("out.tif"), 8, 1)
+    def test_parts_add_up(self, tiles):
+        told = floor.Floor(tiles, tiles, 2).run(0)
+        assert told["seconds"] == sum(told["decodes"]) + told["encode"] > 0
 
 
 class TestPalettes:

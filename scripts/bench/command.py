@@ -43,6 +43,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help=f"one or more of {', '.join(NAMES)}; or all")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, help="after a warm-up")
     parser.add_argument("--only", action="append", metavar="TEXT", help="cases with it in the name")
+    parser.add_argument(
+        "--estimate", action="store_true", help="do not run dask-ml and Spark to the end"
+    )
     parser.add_argument("--small", action="store_true", help="sizes that take seconds")
     parser.add_argument("--threads", type=int, default=2, help="or worker processes")
     parser.add_argument("--photos", type=Path, help="a folder of photographs")
@@ -83,7 +86,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 insert(one.markdown(), options.docs, marks(name))
             if options.json:
                 write_json(found, options.json)
-
-
-if __name__ == "__main__":
-    main()

@@ -52,8 +52,8 @@ class Contestant(Protocol):
 class Entry:
     """How to make a contestant: a function of a module, and what it is given.
 
-    `peer` is the name in `peers.PEERS` of what must be installed. One that is not `warm` runs
-    without a warm-up, as one that takes minutes.
+    `peer` is the name in `peers.PEERS` of what must be installed. One that takes minutes may run
+    without a warm-up, if it is not `warm`, and in the first `rounds` only.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Entry:
     given: Mapping[str, Any] = field(default_factory=dict)
     peer: str = ""
     warm: bool = True
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def hold(case: Case, rounds: int, *, separate: bool = True) -> Outcome:
             for entry in case.entries:
                 if number == WARM_UP and (why := missing(entry.peer)):
                     left_out[entry.name] = why
-                if entry.name in left_out or (number == WARM_UP and not entry.warm):
+                if entry.name in left_out or not _takes_part(entry, number):
                     continue
                 time.sleep(PAUSE if separate else 0)
                 try:
@@ -171,13 +172,19 @@ def hold(case: Case, rounds: int, *, separate: bool = True) -> Outcome:
                 except ContestError as error:
                     if entry.name.startswith(OURS):
                         raise
-                    left_out[entry.name] = f"{entry.name} failed: {error}"
+                    left_out[entry.name] = f"failed: {error}"
                     continue
                 if number != WARM_UP:
                     trials.setdefault(entry.name, []).append(trial)
                 tell(f"{case.name}: {entry.name}: {trial.seconds:.3g} s")
     trials = {name: done for name, done in trials.items() if name not in left_out}
     return Outcome(case.name, trials, left_out)
+
+
+def _takes_part(entry: Entry, number: int) -> bool:
+    if number == WARM_UP:
+        return entry.warm
+    return entry.rounds is None or number < entry.rounds
 
 
 def tell(text: str) -> None:

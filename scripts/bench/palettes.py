@@ -19,10 +19,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import imagequant
 import numpy as np
 import numpy.typing as npt
 from measure import machine, photographs, short_names, table
@@ -58,18 +58,16 @@ def picture_of(photo: Path) -> Image.Image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def by_pillow(**options: Any) -> Callable[[Path, Path, int], None]:
-    """Make a method of `Image.quantize` with these options."""
-
-    def reduce(photo: Path, target: Path, k: int) -> None:
-        reduced = picture_of(photo).quantize(k, dither=Image.Dither.NONE, **options)
-        reduced.save(target, compress_level=1)
-
-    return reduce
+def by_pillow(photo: Path, target: Path, k: int, **options: Any) -> None:
+    """Reduce with `Image.quantize` and these options."""
+    reduced = picture_of(photo).quantize(k, dither=Image.Dither.NONE, **options)
+    reduced.save(target, compress_level=1)
 
 
 def by_imagequant(photo: Path, target: Path, k: int) -> None:
     """Reduce with libimagequant at its default speed."""
+    import imagequant
+
     picture = picture_of(photo)
     pixels = picture.convert("RGBA").tobytes()
     labels, palette = imagequant.quantize_raw_rgba_bytes(
@@ -82,12 +80,12 @@ def by_imagequant(photo: Path, target: Path, k: int) -> None:
 
 METHODS: dict[str, Callable[[Path, Path, int], None]] = {
     RIVAL: by_imagequant,
-    "Pillow median cut": by_pillow(method=Image.Quantize.MEDIANCUT),
-    "Pillow median cut, kmeans=3": by_pillow(method=Image.Quantize.MEDIANCUT, kmeans=3),
-    "Pillow octree": by_pillow(method=Image.Quantize.FASTOCTREE),
+    "Pillow median cut": partial(by_pillow, method=Image.Quantize.MEDIANCUT),
+    "Pillow median cut, kmeans=3": partial(by_pillow, method=Image.Quantize.MEDIANCUT, kmeans=3),
+    "Pillow octree": partial(by_pillow, method=Image.Quantize.FASTOCTREE),
 }
 if features.check("libimagequant"):
-    METHODS["Pillow's libimagequant"] = by_pillow(method=Image.Quantize.LIBIMAGEQUANT)
+    METHODS["Pillow's libimagequant"] = partial(by_pillow, method=Image.Quantize.LIBIMAGEQUANT)
 
 
 def mse(original: npt.NDArray[np.uint8], reduced: npt.NDArray[np.uint8]) -> float:

@@ -56,4 +56,4 @@ def missing(name: str) -> str:
     here = not peer.module or find_spec(peer.module) is not None
     if here and (not peer.commands or program(name)):
         return ""
-    return f"{name} is not installed: {peer.install}"
+    return f"not installed: {peer.install}"

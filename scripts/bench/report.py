@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,16 @@ from contest import OURS, Case, Outcome, Trial
 from measure import MIB, table
 
 # How facts are told, in the order of the columns; what is not named here is in the JSON only.
-_COUNTS = {"iterations": "iterations", "passes": "passes", "steps": "steps"}
+_FACTS: dict[str, Callable[[float], str]] = {
+    "iterations": "{:.3g}".format,
+    "passes": "{:.3g}".format,
+    "GB/s": "{:.2f}".format,
+    "of the full fit": "{:.4f}".format,
+    "PSNR": "{:.2f} dB".format,
+    "between passes": "{:.1%}".format,
+    "a task": "{:.2g} s".format,
+}
+_MEMORY = {"peak memory": "peak", "largest worker": "worker"}
 
 
 @dataclass(frozen=True)
@@ -38,51 +47,56 @@ class Found:
 
     def markdown(self) -> str:
         """Return the section of a page: tables of all figures, of what was aimed at, the facts."""
-        left_out = {why for _, outcome in self.held for why in outcome.left_out.values()}
+        left_out = {
+            f"- Left out: {name}: {why.strip().splitlines()[-1]}"
+            for _, outcome in self.held
+            for name, why in outcome.left_out.items()
+        }
         parts = [
             self.about.strip(),
             f"    {self.command}",
-            table(_HEADER, [row for _, outcome in self.held for row in _rows(outcome)]),
+            _table(self.held),
             judged(self.held),
-            "\n".join(f"- Left out: {why.strip().splitlines()[-1]}" for why in sorted(left_out)),
+            "\n".join(sorted(left_out)),
             "\n".join(f"- {name}: {text}" for name, text in self.machine.items()),
         ]
         return "\n\n".join(part for part in parts if part)
 
 
-_HEADER = (
-    "case", "", "median", "from - to", "/ dkmeans", "inertia / dkmeans", "iterations", "passes",
-    "peak memory", "of it for the job",
-)  # fmt: skip
-
-
-def _rows(outcome: Outcome) -> list[list[str]]:
-    return [
-        [outcome.name if i == 0 else "", name, *_figures(outcome, name, trials)]
+def _table(held: Sequence[tuple[Case, Outcome]]) -> str:
+    """Return the table of all figures, without columns in which there are none."""
+    rows = [
+        {"case": outcome.name if i == 0 else "", " ": name, **_figures(outcome, name, trials)}
+        for _, outcome in held
         for i, (name, trials) in enumerate(outcome.trials.items())
     ]
+    names = dict.fromkeys(name for row in rows for name, text in row.items() if text)
+    return table([*names], [[row.get(name, "") for name in names] for row in rows])
 
 
-def _figures(outcome: Outcome, name: str, trials: Sequence[Trial]) -> list[str]:
+def _figures(outcome: Outcome, name: str, trials: Sequence[Trial]) -> dict[str, str]:
+    """Return the figures of a contestant by the names of their columns."""
     seconds = [trial.seconds for trial in trials]
     median = statistics.median(seconds)
     estimate = " (estimated)" if outcome.fact(name, "estimated") else ""
-    span = f"{digits(min(seconds))} - {digits(max(seconds))}" if len(seconds) > 1 else ""
-    ratio = ours = None
+    several = len(seconds) > 1
+    inertia, ours = outcome.fact(name, "inertia"), None
     if OURS in outcome.trials:
-        ratio = median / outcome.seconds(OURS)
         ours = outcome.fact(OURS, "inertia")
-    inertia = outcome.fact(name, "inertia")
-    return [
-        f"{digits(median)} s{estimate}",
-        span,
-        "" if ratio is None else f"{ratio:.2f}",
-        f"{inertia / ours:.5f}" if inertia and ours else "",
-        _count(outcome.fact(name, "iterations")),
-        _count(outcome.fact(name, "passes")),
-        f"{max(trial.peak for trial in trials) / MIB:.0f} MiB",
-        f"{min(trial.added for trial in trials) / MIB:.0f} MiB",
-    ]
+    figures = {
+        "median": f"{digits(median)} s{estimate}",
+        "from - to": f"{digits(min(seconds))} - {digits(max(seconds))}" if several else "",
+        "/ dkmeans": f"{median / outcome.seconds(OURS):.2f}" if OURS in outcome.trials else "",
+        "inertia / dkmeans": f"{inertia / ours:.5f}" if inertia and ours else "",
+    }
+    for fact, form in _FACTS.items():
+        told = outcome.fact(name, fact)
+        figures[fact] = "" if told is None else form(told)
+    for column, kind in _MEMORY.items():
+        most = max(getattr(trial, kind) for trial in trials)
+        figures[column] = f"{most / MIB:.0f} MiB" if most else ""
+    figures["added"] = f"{min(trial.added for trial in trials) / MIB:.0f} MiB"
+    return figures
 
 
 def digits(number: float) -> str:
@@ -90,10 +104,6 @@ def digits(number: float) -> str:
     if not number or not math.isfinite(number):
         return f"{number}"
     return f"{number:.{max(0, 2 - math.floor(math.log10(abs(number))))}f}"
-
-
-def _count(number: float | None) -> str:
-    return "" if number is None else f"{number:.3g}"
 
 
 def _aims(case: Case, outcome: Outcome) -> list[dict[str, Any]]:
