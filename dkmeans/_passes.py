@@ -30,7 +30,8 @@ R = TypeVar("R")
 P = TypeVar("P", bound="Piece")
 
 _PARTITIONS_PER_WORKER = 4
-_MAX_PARTITION_BYTES = 1 << 29  # keeps what a lost worker costs small
+_MAX_PARTITION_BYTES = 1 << 29  # keeps what a lost worker costs small, up to
+_MAX_PARTITIONS_PER_WORKER = 32  # which cost the scheduler 0.1 s a pass
 _MAX_INPUT_BYTES = 1 << 26  # the inputs of a task are in memory all at once
 
 
@@ -117,6 +118,15 @@ class Piece:
     def inputs(self) -> Inputs | None:
         """What Dask has to compute before the piece can be read, if anything."""
         return None
+
+    def split(self, nbytes: float) -> Iterator[Self]:
+        """Cut it into pieces of about `nbytes`, at least one window each."""
+        start, size = 0, 0
+        for stop, window in enumerate(self.windows, 1):
+            size += window.n_pixels * self.pixel_bytes
+            if size >= nbytes or stop == len(self.windows):
+                yield replace(self, windows=self.windows[start:stop])
+                start, size = stop, 0
 
     def given(self, blocks: Sequence[Any]) -> Self:
         """Return the piece as it is sent to a task: holding `blocks`, and not their graph.
@@ -246,16 +256,16 @@ class Passes:
             n_pixels = sum(piece.n_pixels for partition in partitions for piece in partition)
             self._progress.begin(name, sum(sizes), n_pixels)
         ticker = Ticker(self._advance)
-        tasks = [_task(work, partition, ticker) for partition in partitions]
+        tasks = [_task(partition, ticker) for partition in partitions]
         in_memory = all(piece.in_memory for partition in partitions for piece in partition)
         client = None if in_memory else schedulers.active_client()
         try:
             if client is not None:
-                result: R = graphs.run_distributed(client, tasks, merge, sizes, self._advance)
+                result: R = graphs.run_distributed(client, work, tasks, merge, sizes, self._advance)
             elif in_memory:
-                result = graphs.run_local(schedulers.in_memory_get(), tasks, merge)
+                result = graphs.run_local(schedulers.in_memory_get(), work, tasks, merge)
             else:
-                result = graphs.run_local(schedulers.local_get(), tasks, merge)
+                result = graphs.run_local(schedulers.local_get(), work, tasks, merge)
                 if schedulers.in_processes():
                     self._advance(sum(sizes))
         finally:
@@ -272,22 +282,22 @@ class Passes:
             self._progress.advance(nbytes)
 
 
-def _task(work: Callable[[tuple[P, ...], Ticker], R], part: tuple[P, ...], ticker: Ticker) -> Task:
+def _task(part: tuple[P, ...], ticker: Ticker) -> Task:
     inputs = [piece.inputs for piece in part]
     keys = [() if needed is None else needed.keys for needed in inputs]
     sent = tuple(piece.given(()) for piece in part)
     return Task(
-        partial(_run_task, work, sent, ticker, [len(of_piece) for of_piece in keys]),
+        partial(_run_task, sent, ticker, [len(of_piece) for of_piece in keys]),
         list(itertools.chain.from_iterable(keys)),
         [needed.graph for needed in inputs if needed is not None],
     )
 
 
 def _run_task(
-    work: Callable[[tuple[P, ...], Ticker], R],
     partition: tuple[P, ...],
     ticker: Ticker,
     counts: Sequence[int],
+    work: Callable[[tuple[P, ...], Ticker], R],
     blocks: Sequence[Any],
 ) -> R:
     """Do the work on a partition, once each of its pieces has its share of the blocks."""
@@ -325,7 +335,7 @@ def partition(pieces: Sequence[P], per_worker: int = _PARTITIONS_PER_WORKER) -> 
     partitions: list[list[P]] = [[]]
     room = target
     for piece in pieces:
-        for part in [piece] if piece.source.in_order else _split(piece, target):
+        for part in [piece] if piece.source.in_order else piece.split(target):
             if partitions[-1] and part.nbytes / 2 > room:
                 partitions.append([])
                 room += target
@@ -338,22 +348,14 @@ def _partition_bytes(pieces: Sequence[Piece], per_worker: int) -> float:
     total = sum(piece.nbytes for piece in pieces)
     if all(piece.in_memory for piece in pieces):
         return total / (schedulers.n_local_workers() * per_worker)
-    target = total / (n_workers() * per_worker)
+    workers = n_workers()
+    target = total / (workers * per_worker)
     if schedulers.active_client() is not None:
-        target = min(target, _MAX_PARTITION_BYTES)
+        least = total / (workers * max(per_worker, _MAX_PARTITIONS_PER_WORKER))
+        target = max(least, min(target, _MAX_PARTITION_BYTES))
     if any(piece.inputs for piece in pieces):
         target = min(target, _MAX_INPUT_BYTES)
     return target
-
-
-def _split(piece: P, target: float) -> Iterator[P]:
-    """Cut a piece into pieces of about `target` bytes, at least one window each."""
-    start, size = 0, 0
-    for stop, window in enumerate(piece.windows, 1):
-        size += window.n_pixels * piece.pixel_bytes
-        if size >= target or stop == len(piece.windows):
-            yield replace(piece, windows=piece.windows[start:stop])
-            start, size = stop, 0
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:

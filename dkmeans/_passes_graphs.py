@@ -4,10 +4,16 @@ import copy
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any, TypeVar
 
+import dask
+
 R = TypeVar("R")
+
+# Results that one task of a cluster merges: of more, it would hold more of them at once, and fewer
+# make more tasks of some 2 ms each. Local schedulers merge pairs as soon as they are there.
+_MERGED_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -17,40 +23,52 @@ class Task:
     Attributes
     ----------
     function
-        Called with the list of the blocks that the task needs, an empty one where it needs none.
+        Called with what all tasks of the pass share, and with the list of the blocks that this one
+        needs, an empty one where it needs none.
     keys
         Of these blocks.
     graphs
         The `HighLevelGraph`s that compute them; the same object where tasks have one in common.
     """
 
-    function: Callable[[Sequence[Any]], Any]
+    function: Callable[[Any, Sequence[Any]], Any]
     keys: list[Any]
     graphs: list[Any]
 
 
-def _tree(submit: Callable[..., Any], merge: Callable[[R, R], R], parts: list[Any]) -> Any:
-    """Merge neighbours until one is left."""
+def _tree(
+    submit: Callable[..., Any], merge: Callable[..., R], parts: list[Any], at_once: int
+) -> Any:
+    """Merge neighbours, so many `at_once`, until one is left."""
     while len(parts) > 1:
-        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
-        parts = [submit(merge, *pair) if len(pair) > 1 else pair[0] for pair in pairs]
+        groups = [parts[i : i + at_once] for i in range(0, len(parts), at_once)]
+        parts = [submit(merge, *group) if len(group) > 1 else group[0] for group in groups]
     return parts[0]
 
 
 def _graph(
-    tasks: Sequence[Task], merge: Callable[[R, R], R]
+    shared: Any, tasks: Sequence[Task], merge: Callable[..., R], at_once: int
 ) -> tuple[dict[str, Any], list[str], str]:
-    """Return the tasks and their merges as a graph, the keys of the tasks, and the last key."""
-    graph: dict[str, Any] = {}
-    name = f"pass-{uuid.uuid4().hex}"  # no key of a graph of the user's
+    """Return the tasks and their merges as a graph, the keys of the tasks, and the last key.
 
-    def submit(function: Callable[..., Any], *args: Any) -> str:
-        key = f"{name}-{len(graph)}"
+    What the tasks share is a task too, so that it is sent to each worker once, and made again if
+    the workers that have it are lost.
+    """
+    graph: dict[str, Any] = {}
+    name = uuid.uuid4().hex  # no key of a graph of the user's
+
+    def submit(function: Callable[..., Any], *args: Any, kind: str = "merge") -> str:
+        key = f"{kind}-{name}-{len(graph)}"
         graph[key] = (function, *args)
         return key
 
-    parts = [submit(task.function, task.keys) for task in tasks]
-    return graph, parts, _tree(submit, merge, list(parts))
+    common = submit(partial(_same, shared), kind="share")
+    parts = [submit(task.function, common, task.keys, kind="pass") for task in tasks]
+    return graph, parts, _tree(submit, merge, list(parts), at_once)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _with_inputs(graph: dict[str, Any], tasks: Sequence[Task]) -> Any:
@@ -64,17 +82,20 @@ def _with_inputs(graph: dict[str, Any], tasks: Sequence[Task]) -> Any:
     )
 
 
-def run_local(get: Callable[..., Any], tasks: Sequence[Task], merge: Callable[[R, R], R]) -> R:
+def run_local(
+    get: Callable[..., Any], shared: Any, tasks: Sequence[Task], merge: Callable[[R, R], R]
+) -> R:
     """Return the merged result, from `get`, which runs a graph on a local scheduler."""
-    graph, _, last = _graph(tasks, merge)
+    graph, _, last = _graph(shared, tasks, merge, 2)
     if any(task.graphs for task in tasks):
         graph = dict(_with_inputs(graph, tasks).cull({last}))
     result: R = get(graph, last)
     return result
 
 
-def run_distributed(
+def run_distributed(  # noqa: PLR0917 - what `Passes.run` has
     client: Any,
+    shared: Any,
     tasks: Sequence[Task],
     merge: Callable[[R, R], R],
     sizes: list[int],
@@ -86,6 +107,8 @@ def run_distributed(
     ----------
     client
         Of the cluster.
+    shared
+        What all tasks are called with.
     tasks
         At least one.
     merge
@@ -102,10 +125,9 @@ def run_distributed(
     """
     from distributed import as_completed  # noqa: PLC0415 - slow to import; here it is loaded already
 
-    submit = _submit_with_inputs if any(task.graphs for task in tasks) else _submit
-    futures: list[Any] = []
+    futures = _submit(client, shared, tasks, partial(_merge_purely, merge))
+    *parts, merged = futures
     try:
-        parts, merged = submit(client, tasks, partial(_merge_purely, merge), futures)
         nbytes = dict(zip((part.key for part in parts), sizes, strict=True))
         for part in as_completed(parts):
             if part.status != "finished":
@@ -118,32 +140,19 @@ def run_distributed(
     return result
 
 
-def _merge_purely(merge: Callable[[R, R], R], a: R, b: R) -> R:
-    """Leave `a` as it is: a cluster may run a merge again."""
-    return merge(copy.deepcopy(a), b)
+def _merge_purely(merge: Callable[[R, R], R], first: R, *others: R) -> R:
+    """Leave `first` as it is: a cluster may run a merge again."""
+    return reduce(merge, others, copy.deepcopy(first))
 
 
-def _submit(
-    client: Any, tasks: Sequence[Task], merge: Callable[[R, R], R], futures: list[Any]
-) -> tuple[list[Any], Any]:
-    """Return the futures of the tasks and the merged one; note in `futures` all that begin."""
+def _submit(client: Any, shared: Any, tasks: Sequence[Task], merge: Callable[..., R]) -> list[Any]:
+    """Return the futures of the tasks and, last, the merged one: one graph, sent at once."""
+    from dask.delayed import Delayed  # noqa: PLC0415 - on a cluster it is loaded already
 
-    def submit(function: Callable[..., Any], *args: Any) -> Any:
-        futures.append(client.submit(function, *args, pure=False, retries=2))
-        return futures[-1]
-
-    parts = [submit(task.function, task.keys) for task in tasks]
-    return parts, _tree(submit, merge, list(parts))
-
-
-def _submit_with_inputs(
-    client: Any, tasks: Sequence[Task], merge: Callable[[R, R], R], futures: list[Any]
-) -> tuple[list[Any], Any]:
-    """Do what `_submit` does, in one graph with the inputs of the tasks."""
-    from dask.delayed import Delayed  # noqa: PLC0415 - here it is loaded already
-
-    graph, parts, last = _graph(tasks, merge)
+    graph, parts, last = _graph(shared, tasks, merge, _MERGED_AT_ONCE)
     whole = _with_inputs(graph, tasks)
     wanted = [Delayed(key, whole, layer="pass") for key in (*parts, last)]
-    futures += client.compute(wanted, retries=2, traverse=False)
-    return futures[:-1], futures[-1]
+    # Centres are as large as they are: Dask's advice to send less would be lost on the user.
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
+        futures: list[Any] = client.compute(wanted, retries=2, traverse=False)
+    return futures

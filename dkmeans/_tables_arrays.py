@@ -12,20 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans._passes import in_threads
-from dkmeans._tables_blocks import (
-    Chunks,
-    MemorySource,
-    Region,
-    TablePiece,
-    regions,
-    regular,
-    rows,
-)
+from dkmeans._tables_blocks import BLOCK_BYTES, MemorySource, TablePiece, rows
+from dkmeans._tables_regions import Chunks, Region, Regions, regular
 from dkmeans._validation import InvalidArgumentError
 
 RowFunction = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-
-_REGION_BYTES = 1 << 21  # in memory: enough to be worth a call, few enough to share out
 
 
 class RowArray(ABC):
@@ -78,7 +69,7 @@ class MemoryRows(RowArray):
         self.weights = None
         if weights is not None:
             self.weights = fitting(weights, self._leading).reshape(self._inner)
-        self._regions = tuple(region for _, region in regions(self.chunks))
+        self._regions = Regions.of(self._inner, self._steps())
 
     @property
     def leading(self) -> tuple[int, ...]:
@@ -88,13 +79,16 @@ class MemoryRows(RowArray):
     @property
     def chunks(self) -> Chunks:
         """The parts in which it is read, along the axes that are left of the leading ones."""
-        room = max(1, _REGION_BYTES // (self.n_features * self.array.itemsize))
+        return regular(self._inner, self._steps())
+
+    def _steps(self) -> tuple[int, ...]:
+        room = max(1, BLOCK_BYTES // (self.n_features * self.array.itemsize))
         steps: tuple[int, ...] = ()
         for extent in reversed(self._inner):
             step = max(1, min(extent, room))
             steps = (step, *steps)
             room = room // step if step == extent else 1
-        return regular(self._inner, steps)
+        return steps
 
     def piece(self, index: int, first: int) -> TablePiece:
         """Return all of it as one piece, the array `index` of a table, from row `first` on."""

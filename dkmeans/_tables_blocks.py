@@ -1,83 +1,22 @@
-"""What a pass over a table reads: regions of rows, blocks, and the pieces that hold them."""
+"""What a pass over a table reads: blocks of rows, the pieces that hold them, and their sources."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import accumulate, product
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from dkmeans._passes import Inputs, Piece
+from dkmeans._tables_regions import Region, Regions
 from dkmeans._validation import InvalidArgumentError
 
-Chunks = tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A box of rows: along each leading axis from `start`, `size` long."""
-
-    start: tuple[int, ...]
-    size: tuple[int, ...]
-
-    @property
-    def n_pixels(self) -> int:
-        """The number of rows, by the name that passes know."""
-        return math.prod(self.size)
-
-    @property
-    def slices(self) -> tuple[slice, ...]:
-        """The region as an index."""
-        return tuple(slice(a, a + n) for a, n in zip(self.start, self.size, strict=True))
-
-    def numbers(self, leading: tuple[int, ...]) -> npt.NDArray[np.int64]:
-        """Return the number of each row, in C order over the `leading` axes of the whole.
-
-        Examples
-        --------
-        >>> Region((1, 2), (2, 2)).numbers((3, 10)).tolist()
-        [12, 13, 22, 23]
-        """
-        numbers = np.zeros((), np.int64)
-        for extent, start, size in zip(leading, self.start, self.size, strict=True):
-            numbers = numbers[..., None] * extent + np.arange(start, start + size)
-        return numbers.reshape(-1)
-
-
-def regions(chunks: Chunks) -> Iterator[tuple[tuple[int, ...], Region]]:
-    """Yield the index and the region of every chunk that is not empty, in C order.
-
-    Examples
-    --------
-    >>> [(index, region.start) for index, region in regions(((2, 0, 1), (4,)))]
-    [((0, 0), (0, 0)), ((2, 0), (2, 0))]
-    """
-    spans = [
-        [(i, start, size) for i, (start, size) in enumerate(zip(accumulate(axis, initial=0), axis))]  # noqa: B905 - the last is the end
-        for axis in chunks
-    ]
-    for box in product(*spans):
-        index, start, size = zip(*box, strict=True)
-        if all(size):
-            yield index, Region(start, size)
-
-
-def regular(leading: tuple[int, ...], steps: tuple[int, ...]) -> Chunks:
-    """Return chunks of `steps` along each leading axis, the last ones cut off.
-
-    Examples
-    --------
-    >>> regular((5, 4), (2, 4))
-    ((2, 2, 1), (4,))
-    """
-    return tuple(
-        tuple(min(step, extent - start) for start in range(0, extent, step)) or (0,)
-        for extent, step in zip(leading, steps, strict=True)
-    )
+# Of a block. What kernels need to work on one then fits the cache, and the allocator gives it back
+# and forth instead of asking the system for fresh pages each time.
+BLOCK_BYTES = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +74,10 @@ class RowSource(ABC):
 
     @abstractmethod
     def read(self, windows: Sequence[Region]) -> Generator[tuple[Any, Any | None], None, None]:
-        """Yield the array of each region, of any dtype and strides, and its weights if any."""
+        """Yield the array of each region, of any dtype and strides, and its weights if any.
+
+        An array holds until the next is asked for.
+        """
 
 
 @dataclass(frozen=True)
@@ -152,9 +94,26 @@ class TablePiece(Piece):
 
     # A piece of a table stands beside one of an image: regions have any number of axes.
     source: RowSource  # type: ignore[assignment]
-    windows: tuple[Region, ...]  # type: ignore[assignment]
+    windows: Sequence[Region]  # type: ignore[assignment]
     leading: tuple[int, ...]
     first: int
+
+    @property
+    def n_pixels(self) -> int:
+        """The number of rows in the regions."""
+        if isinstance(self.windows, Regions):
+            return self.windows.n_pixels
+        return super().n_pixels
+
+    def split(self, nbytes: float) -> Iterator[Self]:
+        """Cut it into pieces of about `nbytes`, at least one region each."""
+        if not isinstance(self.windows, Regions):
+            yield from super().split(nbytes)
+            return
+        n = len(self.windows)
+        each = max(1, math.ceil(nbytes * n / max(1, self.nbytes)))
+        for start in range(0, n, each):
+            yield replace(self, windows=self.windows[start : start + each])
 
     @property
     def in_memory(self) -> bool:
@@ -171,16 +130,19 @@ class TablePiece(Piece):
         return replace(self, source=self.source.given(blocks))
 
     def blocks(self) -> Generator[Block, None, None]:
-        """Yield the block of each region, in their order."""
+        """Yield the blocks of each region, in their order; each holds until the next."""
+        row_bytes = self.source.shape[-1] * self.source.dtype.itemsize
         with closing(self.source.read(self.windows)) as arrays:
             for region, (values, weights) in zip(self.windows, arrays, strict=True):
-                yield Block(
-                    rows(values, self.source.dtype),
-                    None if weights is None else np.ascontiguousarray(weights, np.float64).ravel(),
-                    region,
-                    self.leading,
-                    self.first,
-                )
+                for start, stop, part in region.bands(BLOCK_BYTES // row_bytes):
+                    its = None if weights is None else weights[start:stop]
+                    yield Block(
+                        rows(values[start:stop], self.source.dtype),
+                        None if its is None else np.ascontiguousarray(its, np.float64).ravel(),
+                        part,
+                        self.leading,
+                        self.first,
+                    )
 
 
 def check_unmasked(name: str, array: Any) -> None:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from dkmeans import _passes_schedulers as schedulers
 from dkmeans._tables_arrays import MemoryRows, RowArray, RowFunction, fitting
-from dkmeans._tables_blocks import Chunks, GraphSource, TablePiece, regions, regular, rows
-from dkmeans._tables_zarr import StoredArray, ZarrSource, steps
+from dkmeans._tables_blocks import GraphSource, TablePiece, rows
+from dkmeans._tables_regions import Chunks, Regions, regions, regular
+from dkmeans._tables_zarr import StoredArray, ZarrSource, raw_steps, steps
 from dkmeans._validation import InvalidArgumentError
 
 
@@ -151,8 +152,8 @@ class ZarrRows(RowArray):
         self.n_features = array.shape[-1]
         self.dtype = dtype
         self._source = ZarrSource.of(array, dtype)
-        extents = steps(array.shape, array.chunks, array.shards, array.dtype.itemsize)
-        self._chunks = regular(array.shape[:-1], extents)
+        self._steps = steps(array.shape, array.chunks, array.shards, array.dtype.itemsize)
+        self._chunks = regular(array.shape[:-1], self._steps)
 
     @property
     def leading(self) -> tuple[int, ...]:
@@ -161,7 +162,8 @@ class ZarrRows(RowArray):
 
     def piece(self, index: int, first: int) -> TablePiece:
         """Return all of it as one piece, the array `index` of a table, from row `first` on."""
-        windows = tuple(region for _, region in regions(self._chunks))
+        raw = self._source.raw
+        windows = Regions.of(self.leading, self._steps if raw is None else raw_steps(raw))
         return TablePiece(index, self._source, windows, self.leading, first)
 
     def map(self, function: RowFunction, dtype: np.dtype[Any], columns: int | None) -> Any:

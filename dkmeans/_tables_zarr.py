@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from dkmeans._tables_blocks import Region, RowSource
+from dkmeans._tables_blocks import BLOCK_BYTES, RowSource
+from dkmeans._tables_raw import RawChunks, ahead
+from dkmeans._tables_regions import Region
 from dkmeans._validation import SourceError
 
 _REGION_BYTES = 1 << 23  # a good size to read: fills a request, and fits the allocator's cache
@@ -53,6 +56,8 @@ class ZarrSource(RowSource):
         Of the array in the folder.
     shape, stored, dtype
         The shape; the dtype as stored, and of the blocks that passes see.
+    raw
+        Its chunks, if they are bare bytes in files.
     """
 
     store: Any
@@ -61,18 +66,20 @@ class ZarrSource(RowSource):
     stored: np.dtype[Any]
     dtype: np.dtype[Any]
     in_memory: bool = False
+    raw: RawChunks | None = None
 
     @classmethod
     def of(cls, array: Any, dtype: np.dtype[Any]) -> "ZarrSource":
         """Return the source for a Zarr array."""
         import zarr  # noqa: PLC0415 - slow
 
-        store, path = array, ""
+        store, path, raw = array, "", None
         if isinstance(array.store, zarr.storage.LocalStore):
             # Workers may have started in another folder.
             store, path = str(Path(array.store.root).absolute()), array.path
+            raw = RawChunks.of(array, str(Path(store, path)))
         in_memory = isinstance(array.store, zarr.storage.MemoryStore)
-        return cls(store, path, array.shape, array.dtype, dtype, in_memory)
+        return cls(store, path, array.shape, array.dtype, dtype, in_memory, raw)
 
     @property
     def name(self) -> str:
@@ -89,18 +96,37 @@ class ZarrSource(RowSource):
             return zarr.open_array(self.store, path=self.path, mode="r")
 
     def read(self, windows: Sequence[Region]) -> Generator[tuple[Any, Any | None], None, None]:
-        """Yield the array of each region, opening the whole once.
+        """Yield the array of each region, while the next is read.
 
         Raises
         ------
         SourceError
             If the array is gone or a chunk cannot be decoded.
         """
-        array = self.open()
-        for window in windows:
-            with _reading(self.name):
-                values = np.asarray(array[window.slices])
+        for values in ahead(_Reader(self), windows):
             yield values, None
+
+
+class _Reader:
+    """Reads regions of a source into one of two places, by turns."""
+
+    def __init__(self, source: ZarrSource) -> None:
+        self._source = source
+        self._places = [np.empty(0, np.uint8)] * 2
+        self._array: Any = None
+
+    def __call__(self, region: Region, place: int) -> npt.NDArray[Any]:
+        raw = self._source.raw
+        with _reading(f"{self._source.name}, from {region.start} on"):
+            if raw is not None:
+                if self._places[place].size < raw.room(region):
+                    self._places[place] = np.empty(raw.room(region), np.uint8)
+                found = raw.read(region, self._places[place])
+                if found is not None:
+                    return found
+            if self._array is None:
+                self._array = self._source.open()
+            return np.asarray(self._array[region.slices])
 
 
 class StoredArray:
@@ -116,6 +142,12 @@ class StoredArray:
         array = self.source.open()
         with _reading(self.source.name):
             return np.asarray(array[index])
+
+
+def raw_steps(raw: RawChunks) -> tuple[int, ...]:
+    """Choose the extents of the regions to read of bare chunks: as large as a block."""
+    line = math.prod(raw.chunks[1:]) * raw.dtype.itemsize
+    return (max(1, BLOCK_BYTES // line), *raw.chunks[1:-1])
 
 
 def steps(

@@ -3,6 +3,7 @@
 import itertools
 import operator
 import os
+import pickle
 import signal
 import threading
 import time
@@ -28,6 +29,8 @@ from dkmeans._passes import (
     n_workers,
     partition,
 )
+from dkmeans._tables_blocks import MemorySource, TablePiece
+from dkmeans._tables_regions import Regions
 from dkmeans._tiling import grid
 
 
@@ -408,6 +411,47 @@ def test_no_partition_is_too_large_for_a_worker_to_lose(monkeypatch):
     monkeypatch.setattr(_passes, "_MAX_PARTITION_BYTES", 10_000)
     partitions = partition([whole(Spy("", shape=(1000, 1000, 1)))])
     assert max(sum(part.nbytes for part in group) for group in partitions) <= 20_000
+
+
+@pytest.mark.usefixtures("client")
+def test_the_number_of_tasks_does_not_grow_with_the_data():
+    leading = (100_000 << 17,)
+    windows = Regions.of(leading, (1 << 17,))
+    source = MemorySource((*leading, 32), np.dtype(np.float32), np.empty(0), None)
+    [piece] = [Stored(0, source, windows, leading, 0)]
+    partitions = partition([piece])
+    assert len(partitions) <= 65
+    assert sum(len(part.windows) for group in partitions for part in group) == 100_000
+    assert len(pickle.dumps(partitions)) < 65 * 500
+
+
+class Stored(TablePiece):
+    """A piece as if it were on disk."""
+
+    in_memory = False
+
+
+class Heavy:
+    """Work that knows how often it was unpickled, by a log."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        with self.log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    def __call__(self, part, ticker):
+        return collect(part, ticker)
+
+
+@pytest.mark.usefixtures("client")
+def test_what_tasks_share_is_sent_to_each_worker_once(sources, tmp_path):
+    parts = [(replace(whole(sources[0]), index=i),) for i in range(20)]
+    Passes().run("look", Heavy(tmp_path / "heavy"), parts, operator.add)
+    arrived = Counter((tmp_path / "heavy").read_text().split())
+    assert set(arrived.values()) <= {1, 2}  # twice where it was made, and came from elsewhere
 
 
 def test_nothing_to_read_is_no_partition():

@@ -1,0 +1,168 @@
+"""Regions: boxes of rows, and all those that a regular grid cuts an array into."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, product
+from typing import Self, overload
+
+import numpy as np
+import numpy.typing as npt
+
+Chunks = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box of rows: along each leading axis from `start`, `size` long."""
+
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+
+    @property
+    def n_pixels(self) -> int:
+        """The number of rows, by the name that passes know."""
+        return math.prod(self.size)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The region as an index."""
+        return tuple(slice(a, a + n) for a, n in zip(self.start, self.size, strict=True))
+
+    def bands(self, n_rows: int) -> Iterator[tuple[int, int, "Region"]]:
+        """Cut the region along its first axis into bands of up to `n_rows` rows, or of one line.
+
+        Yields where a band starts and stops in the region, and the band as a region.
+
+        Examples
+        --------
+        >>> [band.start for _, _, band in Region((4, 0), (5, 10)).bands(20)]
+        [(4, 0), (6, 0), (8, 0)]
+        """
+        height = self.size[0]
+        step = max(1, n_rows // max(1, math.prod(self.size[1:])))
+        if step >= height:
+            yield 0, height, self
+            return
+        for start in range(0, height, step):
+            stop = min(start + step, height)
+            place, size = (self.start[0] + start, *self.start[1:]), (stop - start, *self.size[1:])
+            yield start, stop, Region(place, size)
+
+    def numbers(self, leading: tuple[int, ...]) -> npt.NDArray[np.int64]:
+        """Return the number of each row, in C order over the `leading` axes of the whole.
+
+        Examples
+        --------
+        >>> Region((1, 2), (2, 2)).numbers((3, 10)).tolist()
+        [12, 13, 22, 23]
+        """
+        numbers = np.zeros((), np.int64)
+        for extent, start, size in zip(leading, self.start, self.size, strict=True):
+            numbers = numbers[..., None] * extent + np.arange(start, start + size)
+        return numbers.reshape(-1)
+
+
+def regions(chunks: Chunks) -> Iterator[tuple[tuple[int, ...], Region]]:
+    """Yield the index and the region of every chunk that is not empty, in C order.
+
+    Examples
+    --------
+    >>> [(index, region.start) for index, region in regions(((2, 0, 1), (4,)))]
+    [((0, 0), (0, 0)), ((2, 0), (2, 0))]
+    """
+    spans = [
+        [(i, start, size) for i, (start, size) in enumerate(zip(accumulate(axis, initial=0), axis))]  # noqa: B905 - the last is the end
+        for axis in chunks
+    ]
+    for box in product(*spans):
+        index, start, size = zip(*box, strict=True)
+        if all(size):
+            yield index, Region(start, size)
+
+
+def regular(leading: tuple[int, ...], steps: tuple[int, ...]) -> Chunks:
+    """Return chunks of `steps` along each leading axis, the last ones cut off.
+
+    Examples
+    --------
+    >>> regular((5, 4), (2, 4))
+    ((2, 2, 1), (4,))
+    """
+    return tuple(
+        tuple(min(step, extent - start) for start in range(0, extent, step)) or (0,)
+        for extent, step in zip(leading, steps, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Regions(Sequence[Region]):
+    """Some regions of a regular grid, in C order: those of the numbers `start` to `stop`.
+
+    It takes the same few bytes for any number of regions, so that a pass over 100,000 chunks is
+    dealt out and sent as fast as one over a hundred.
+
+    Attributes
+    ----------
+    leading
+        The extents of the axes.
+    step
+        The extents of a region; those at the end of an axis are cut off.
+
+    Examples
+    --------
+    >>> grid = Regions.of((5, 4), (2, 4))
+    >>> len(grid), grid[2], grid[1:].n_pixels
+    (3, Region(start=(4, 0), size=(1, 4)), 12)
+    """
+
+    leading: tuple[int, ...]
+    step: tuple[int, ...]
+    start: int
+    stop: int
+
+    @classmethod
+    def of(cls, leading: tuple[int, ...], step: tuple[int, ...]) -> Self:
+        """Return the whole grid."""
+        return cls(leading, step, 0, math.prod(_counts(leading, step)))
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @overload
+    def __getitem__(self, index: int) -> Region: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Region | Self:
+        chosen = range(self.start, self.stop)[index]
+        if isinstance(chosen, range):
+            return replace(self, start=chosen.start, stop=max(chosen.start, chosen.stop))
+        start = []
+        for extent, step in zip(reversed(self.leading), reversed(self.step), strict=True):
+            chosen, place = divmod(chosen, -(-extent // step))
+            start.append(place * step)
+        start.reverse()
+        edges = zip(start, self.step, self.leading, strict=True)
+        return Region(tuple(start), tuple(min(step, extent - at) for at, step, extent in edges))
+
+    @property
+    def n_pixels(self) -> int:
+        """The number of rows in the regions, by the name that passes know."""
+        return self._n_before(self.stop) - self._n_before(self.start)
+
+    def _n_before(self, number: int) -> int:
+        """Count the rows in the regions before this one."""
+        total, across = 0, 1  # `across`: how far the axes so far have the regions extend
+        inner = math.prod(self.leading)
+        counts = _counts(self.leading, self.step)
+        for axis, (extent, step) in enumerate(zip(self.leading, self.step, strict=True)):
+            place, number = divmod(number, math.prod(counts[axis + 1 :]))
+            inner //= max(1, extent)
+            at = min(place * step, extent)
+            total += across * at * inner
+            across *= min(step, extent - at)
+        return total
+
+
+def _counts(leading: tuple[int, ...], step: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(-(-extent // n) for extent, n in zip(leading, step, strict=True))
