@@ -30,7 +30,8 @@ def run(name: str, options: argparse.Namespace, command: str) -> Found:
     held: list[tuple[object, Outcome]] = []
     for case in module.cases(options):
         if any(text in case.name for text in options.only or [""]):
-            outcome = hold(case, options.rounds, separate=not options.together)
+            places = {"separate": not options.together, "warm_up": not options.small}
+            outcome = hold(case, options.rounds, **places)
             held.append((case, outcome))
     return Found(name, module.__doc__, command, machine(), held)
 
@@ -46,7 +47,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--estimate", action="store_true", help="do not run dask-ml and Spark to the end"
     )
-    parser.add_argument("--small", action="store_true", help="sizes that take seconds")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="sizes that take seconds, without a warm-up: figures mean nothing",
+    )
     parser.add_argument("--threads", type=int, default=2, help="or worker processes")
     parser.add_argument("--photos", type=Path, help="a folder of photographs")
     parser.add_argument("--picture", type=Path, help="a large one, made by gigapixel.py")

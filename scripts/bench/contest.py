@@ -137,7 +137,7 @@ class ContestError(Exception):
     """Raised when a contestant fails; holds what it raised."""
 
 
-def hold(case: Case, rounds: int, *, separate: bool = True) -> Outcome:
+def hold(case: Case, rounds: int, *, separate: bool = True, warm_up: bool = True) -> Outcome:
     """Run all contestants of a case in turns.
 
     Parameters
@@ -146,6 +146,8 @@ def hold(case: Case, rounds: int, *, separate: bool = True) -> Outcome:
         After the warm-up.
     separate
         Whether each gets its own process; else all run in this one.
+    warm_up
+        Whether those that warm up may; it matters for the time only.
 
     Raises
     ------
@@ -161,7 +163,8 @@ def hold(case: Case, rounds: int, *, separate: bool = True) -> Outcome:
             for entry in case.entries:
                 if number == WARM_UP and (why := missing(entry.peer)):
                     left_out[entry.name] = why
-                if entry.name in left_out or not _takes_part(entry, number):
+                turn = _takes_part(entry, number) and (warm_up or number != WARM_UP)
+                if entry.name in left_out or not turn:
                     continue
                 time.sleep(PAUSE if separate else 0)
                 try:
