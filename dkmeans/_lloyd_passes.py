@@ -22,6 +22,7 @@ from dkmeans._summary_rows import Look, RowSummary, blocks
 from dkmeans._tables import Table, table
 
 SAMPLE_STARTS = 8  # they cost no pass
+MIDDLE = 1 << 14  # rows
 _COLOUR_BANDS = (1, 3)
 _AT_A_TIME = 1 << 16  # colours
 
@@ -50,12 +51,14 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
         fitted = _fit_colours(passes, data, options)
         if fitted is not None:
             return fitted
-    look = _summary_rows.look(passes, data, limit, options.seed)
+    # Where centres are given, a sample serves only to tell where the middle is.
+    n_sampled = None if _given(options) is None else min(limit, MIDDLE)
+    look = _summary_rows.look(passes, data, limit, options.seed, n_sampled)
     options.check(look.ranges)
     if look.distinct is not None:
         return _fit_distinct(look, options)
     sample = look.sample.finish()
-    is_sample = look.ranges.n_used > limit
+    is_sample = look.ranges.n_used > len(sample.rows)
     # Rows drawn of many that all weigh the same stand for as many each: they count once.
     weights = sample.weights if data.is_weighted else None
     ranges = None if is_sample else look.ranges

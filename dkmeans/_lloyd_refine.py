@@ -15,8 +15,9 @@ from dkmeans import _passes
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
 from dkmeans._lloyd import Seeding, Solution, StopReason, Watch, relaxed
 from dkmeans._passes import Partition, Passes, Ticker
-from dkmeans._summary_rows import assign_all, blocks, farthest_of
+from dkmeans._summary_rows import blocks, farthest_of
 from dkmeans._summary_samples import highest
+from dkmeans._summary_walk import Walk
 from dkmeans._tables import Table
 
 
@@ -73,8 +74,10 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
     reason: StopReason = "max_iter"
     before, means = np.inf, centers
     watch = options.watch or _nobody
+    walk = Walk(passes, data, frame, len(centers))
+    measured = options.tol > 0  # each pass, else the last one
     for n_iter in range(options.max_iter + 1):
-        totals = assign_all(passes, data, frame.centers(centers), "refine")
+        totals = walk.assign(centers, "refine", measured=measured)
         if n_iter == options.max_iter:
             break
         last, means = means, _means(passes, data, frame, centers, totals)
@@ -84,20 +87,23 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
             reason = "converged"
             watch(n_iter, centers)
             break
-        if (
-            shift <= options.tol * mean_variance
-            or before - totals.inertia < options.tol * before < np.inf
-        ):
-            reason = "tol"
-            break
-        before = totals.inertia
+        if measured:
+            if (
+                shift <= options.tol * mean_variance
+                or before - totals.inertia < options.tol * before < np.inf
+            ):
+                reason = "tol"
+                break
+            before = totals.inertia
         centers = frame.rounded(relaxed(centers, means, last, totals.counts, relaxation))
         if watch(n_iter + 1, centers):
             reason = "stopped"
-            totals = assign_all(passes, data, frame.centers(centers), "refine")
+            totals = walk.assign(centers, "refine", measured=measured)
             n_iter += 1  # noqa: PLW2901 - the last
             break
-    return Solution(centers, totals.weights, totals.inertia, n_iter, reason)
+    if not measured:
+        totals = walk.measure(totals)
+    return Solution(centers, totals.weights, totals.inertia, n_iter, reason, walk.labels)
 
 
 def _nobody(n_iter: int, centers: Float64) -> bool:  # noqa: ARG001 - a watch

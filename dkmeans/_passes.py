@@ -12,6 +12,7 @@ once, and what the user has persisted is used.
 import itertools
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
@@ -274,6 +275,19 @@ class Passes:
                 self._progress.end()
         self.n_passes += 1
         return result
+
+    @contextmanager
+    def counted(self, name: str, nbytes: int, n_pixels: int) -> Iterator[None]:
+        """Count what is done meanwhile, in memory and without blocks, as one more pass."""
+        if self._progress:
+            self._progress.begin(name, nbytes, n_pixels)
+        try:
+            yield
+            self._advance(nbytes)
+        finally:
+            if self._progress:
+                self._progress.end()
+        self.n_passes += 1
 
     def _advance(self, nbytes: int) -> None:
         with self._lock:

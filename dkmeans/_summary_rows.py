@@ -46,12 +46,13 @@ class Look:
     """What the first pass brings: the ranges of all rows, and a sample.
 
     `distinct` are the distinct rows and how often each occurs, float64; or None if they were not
-    wanted, or are more than the sample may have.
+    wanted, or are more than `most`.
     """
 
     ranges: Ranges
     sample: Sample
     distinct: tuple[Rows, Float64] | None
+    most: int = 0
 
     def merge(self, *others: "Look") -> "Look":
         """Return what a pass over all parts would bring."""
@@ -59,7 +60,8 @@ class Look:
         return Look(
             reduce(Ranges.merge, (part.ranges for part in parts)),
             self.sample.merge(*(part.sample for part in others)),
-            _join([part.distinct for part in parts], self.sample.limit),
+            _join([part.distinct for part in parts], self.most),
+            self.most,
         )
 
 
@@ -69,18 +71,22 @@ def _join(parts: Sequence[tuple[Rows, Float64] | None], limit: int) -> tuple[Row
     if len(known) < len(parts):
         return None
     rows, counts = (np.concatenate(columns) for columns in zip(*known, strict=True))
-    rows, counts = join_equal(rows, counts)
+    if len(known) > 1 and _any_equal(_hashes(rows)):
+        rows, counts = join_equal(rows, counts)
     return (rows, counts) if len(rows) <= limit else None
 
 
 @dataclass(frozen=True)
 class _Look:
-    """Looks at the rows of a partition; rows of priorities up to `floor` are not kept."""
+    """Looks at the rows of a partition; rows of priorities up to `floor` are not kept.
+
+    Up to `most` distinct rows are counted.
+    """
 
     limit: int
     seed: int
     floor: float
-    count: bool
+    most: int
 
     def __call__(self, partition: Partition, tick: Ticker) -> Look:
         looks: list[Look] = []
@@ -91,12 +97,19 @@ class _Look:
                 weights[used] = block.weights[used]
             sample = Sample.of(self.limit, block, weights, self.seed, self.floor)
             distinct = None
-            if self.count and (not looks or looks[0].distinct is not None):
-                distinct = join_equal(block.values, weights)
-            looks.append(Look(ranges, sample, distinct))
-            if self.count or sum(len(look.sample.rows) for look in looks) > 2 * self.limit:
+            if self.most and (not looks or looks[0].distinct is not None):
+                distinct = _join([self._joined(block.values, weights)], self.most)
+            looks.append(Look(ranges, sample, distinct, self.most))
+            n_kept = sum(len(look.sample.rows) for look in looks)
+            if distinct is not None or n_kept > 2 * self.limit:
                 looks = [looks[0].merge(*looks[1:])]
         return looks[0].merge(*looks[1:])
+
+    def _joined(self, rows: Rows, weights: Float64) -> tuple[Rows, Float64]:
+        """Return the distinct rows of a block; copies, as the block may not last."""
+        if _any_equal(_hashes(rows)):
+            return join_equal(rows, weights)
+        return (rows.copy() if len(rows) <= self.most else rows), weights
 
 
 def blocks(partition: Partition, tick: Ticker) -> Iterator[Block]:
@@ -149,9 +162,8 @@ def _look_at_all(passes: Passes, table: Table, limit: int) -> Look:
     ranges = reduce(Ranges.merge, (part.ranges for part in found))
     numbers = np.concatenate([part.numbers for part in found])
     weights = np.concatenate([part.weights for part in found])
-    rows = _one_array(table) if ranges.n_used == ranges.n_rows else None
-    if rows is None:
-        rows = np.concatenate([part.rows for part in found])
+    whole = one_array(table) if ranges.n_used == ranges.n_rows else None
+    rows = np.concatenate([part.rows for part in found]) if whole is None else whole[0]
     if (numbers[1:] < numbers[:-1]).any():
         order = np.argsort(numbers)
         rows, numbers = rows[order], numbers[order]
@@ -159,20 +171,22 @@ def _look_at_all(passes: Passes, table: Table, limit: int) -> Look:
     return Look(ranges, All(limit, rows, numbers, weights, np.empty(0)), None)
 
 
-def _one_array(table: Table) -> Rows | None:
-    """Return the array that a table is a view of, if there is one."""
+def one_array(table: Table) -> tuple[Rows, Float64 | None] | None:
+    """Return the array in memory that a table is a view of, and its weights, if there is one."""
     source = table.pieces[0].source
     if len(table.pieces) > 1 or not isinstance(source, MemorySource):
         return None
     array = source.array
-    is_it = array.ndim == _TABLE and array.flags.c_contiguous and array.dtype == table.dtype
-    return np.asarray(array) if is_it else None
+    if array.ndim > _TABLE or not array.flags.c_contiguous or array.dtype != table.dtype:
+        return None
+    return np.asarray(array), source.weights
 
 
-def look(passes: Passes, table: Table, limit: int, seed: int) -> Look:
-    """Read a table once; return the ranges of its rows, and a sample of up to `limit`.
+def look(passes: Passes, table: Table, limit: int, seed: int, n_sampled: int | None = None) -> Look:
+    """Read a table once; return the ranges of its rows, and all of them or a sample.
 
-    Of integers without weights the distinct rows are counted, as long as there are few.
+    It has all rows of up to `limit`, else as many, or `n_sampled`. Of integers without weights the
+    distinct rows are counted, as long as there are few.
 
     Memory: twice the sample for each worker.
     """
@@ -181,11 +195,12 @@ def look(passes: Passes, table: Table, limit: int, seed: int) -> Look:
     partitions = _passes.partition(table.pieces)
     # Of n rows that weigh the same, those kept have priorities above some n / limit. To keep half
     # as much above would do, and saves copies; if it did not, it is done again without a floor.
-    floor = 0.0 if table.is_weighted else table.n_rows / (2 * limit)
-    count = table.dtype.kind in "iu" and not table.is_weighted and table.n_rows > limit
-    work = _Look(limit, seed, floor, count)
+    n_sampled = n_sampled or limit
+    floor = 0.0 if table.is_weighted else table.n_rows / (2 * n_sampled)
+    count = limit if table.dtype.kind in "iu" and not table.is_weighted else 0
+    work = _Look(n_sampled, seed, floor, count)
     found = passes.run("summarise", work, partitions, Look.merge)
-    if floor >= 1 and len(found.sample.rows) <= min(limit, found.ranges.n_used - 1):
+    if floor >= 1 and len(found.sample.rows) <= min(n_sampled, found.ranges.n_used - 1):
         found = passes.run("summarise", replace(work, floor=0.0), partitions, Look.merge)
     return found
 

@@ -6,13 +6,13 @@ to the other: in integers, so that the sums are those of adding all anew, bit fo
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
 from dkmeans import _passes
-from dkmeans._frame import Centers, Float64, Frame, Int32, Known, Ranges, Rows, RowTotals
+from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Known, Ranges, Rows, RowTotals
 
 R = TypeVar("R")
 
@@ -96,7 +96,7 @@ class Steps:
     frame
         The frame of the rows.
     rows, weights
-        (n, d), and (n,), above zero, or None where each row counts once.
+        (n, d), and (n,), or None where each row counts once.
     n_clusters
         The number of centres.
 
@@ -131,10 +131,14 @@ class Steps:
 
     def inertia(self) -> float:
         """Return the weighted sum of squared distances from the last centres."""
+        return replace(self._frame.totals(0), limbs=self.limbs()).inertia
+
+    def limbs(self) -> Int64:
+        """Return that sum as it is kept in totals."""
         centers = self._centers
         assert centers is not None  # noqa: S101 - there was a step
         found = _passes.in_threads(lambda part: part.measure(centers), self._parts)
-        return _joined(self._frame, 0, found).inertia
+        return _joined(self._frame, 0, found).limbs
 
 
 def labels_and_inertia(
