@@ -276,7 +276,7 @@ class TestBenchmarks:
         with rasterio.open(picture, "w", dtype="uint8", **profile) as target:
             target.write(np.moveaxis(photos["china"][:300], -1, 0))
         cases = run(tmp_path, "colour", "--photos", str(folder), "--picture", str(picture))
-        assert [name.split(" ")[0] for name in cases] == ["pixels", "whole", "huge", "whole"]
+        assert [name.split(" ")[0] for name in cases] == ["from", "whole", "huge", "whole"]
         for name, case in cases.items():
             assert not {why for why in case["left_out"].values() if "failed" in why}
             if not name.startswith("huge"):
@@ -306,3 +306,10 @@ def test_commands_name_no_places(tmp_path):
     assert command.without_places(given) == (
         "python scripts/bench all --photos FOLDER --json FILE --only 'k = 3'"
     )
+
+
+def test_every_benchmark_has_a_section_of_the_page():
+    page = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for name in command.NAMES:
+        begin, end = report.marks(name)
+        assert page.count(begin) == page.count(end) == 1

@@ -234,7 +234,7 @@ def pixels_only(photo: Path, options: Namespace, k: int) -> Case:
     ]
     text = f"times faster than {IMAGEQUANT}"
     aims = [] if options.small else [Aim(text, lambda o: o.times_faster(IMAGEQUANT), 1.0)]
-    return Case(f"pixels of {_named(photo, original)}", entries, aims)
+    return Case(f"from pixels to indices, {_named(photo, original)}", entries, aims)
 
 
 def _named(photo: Path, pixels: npt.NDArray[np.uint8]) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from contest import Outcome, hold, limit_threads
+from contest import Case, Outcome, hold, limit_threads
 from measure import machine
 from report import Found, insert, marks, write_json
 
@@ -27,13 +27,13 @@ NAMES = ("lloyd", "fit", "outofcore", "minibatch", "colour", "scaling")
 def run(name: str, options: argparse.Namespace, command: str) -> Found:
     """Run one benchmark."""
     module = import_module(name)
-    held: list[tuple[object, Outcome]] = []
+    held: list[tuple[Case, Outcome]] = []
     for case in module.cases(options):
         if any(text in case.name for text in options.only or [""]):
             places = {"separate": not options.together, "warm_up": not options.small}
             outcome = hold(case, options.rounds, **places)
             held.append((case, outcome))
-    return Found(name, module.__doc__, command, machine(), held)
+    return Found(name, module.__doc__ or "", command, machine(), held)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -31,7 +31,7 @@ def blocks(
         else:
             labels = rng.integers(0, n_clusters, stop - start)
         noise = rng.standard_normal((stop - start, n_features), dtype=np.float32)
-        yield means[labels] + NOISE * noise
+        yield means[labels] + np.float32(NOISE) * noise
 
 
 def mixture(folder: Path, n_rows: int, n_features: int, n_clusters: int, dtype: str) -> Path:

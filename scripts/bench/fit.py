@@ -5,6 +5,7 @@ Each round has another seed: 0, 1, 2 ... Times are medians and inertias are mean
 
 from argparse import Namespace
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,8 @@ class Fit:
     """Fits the rows of a file."""
 
     def __init__(self, library: str, rows: Path, n_clusters: int) -> None:
-        if library == OURS:
-            from dkmeans import KMeans
-        else:
-            from sklearn.cluster import KMeans
-        self._estimator: Any = KMeans
+        module = import_module("dkmeans" if library == OURS else "sklearn.cluster")
+        self._estimator = module.KMeans
         self._rows = np.load(rows)
         self._n_clusters = n_clusters
         self._short = {} if library == OURS else {"max_iter": 3}  # of a warm-up, if that is long

@@ -87,7 +87,7 @@ def by_faiss(rows: Rows, init: Rows) -> Fitted:
         max_points_per_centroid=len(rows),
     )
     model.train(rows, init_centroids=init)
-    return Fitted(model.centroids, ITERATIONS)
+    return Fitted(np.asarray(model.centroids), ITERATIONS)
 
 
 class Lloyd:

@@ -151,7 +151,7 @@ class Spark:
         self._spark.sparkContext.setLogLevel("ERROR")
         rows = self._spark.read.parquet(str(parquet))
         # As read, the numbers of an array may be null; the estimators refuse that.
-        self._rows = rows.select(array_to_vector("features").alias("features"))
+        self._rows = rows.select(array_to_vector(rows["features"]).alias("features"))
 
     def run(self, number: int) -> Any:
         """Fit, or fit a few times to estimate."""
@@ -201,7 +201,7 @@ class Refine(Clustered):
         super().__init__(path, n_workers)
         array = zarr.open_array(str(path), mode="r")
         self._nbytes = array.nbytes
-        self._init = array[:n_clusters]
+        self._init = np.asarray(array[:n_clusters])
 
     def run(self, number: int) -> dict[str, Any]:  # noqa: ARG002 - all rounds are the same
         """Fit from given centres, with few and with more iterations."""

@@ -77,7 +77,7 @@ class Simulated:
 
     def run(self, number: int) -> int:  # noqa: ARG002 - all rounds are the same
         """Run a pass."""
-        found = Passes().run("count", count, partition(self._pieces), operator.add)
+        found: int = Passes().run("count", count, partition(self._pieces), operator.add)
         if found != len(self._pieces[0].windows):
             raise AssertionError(f"{found} blocks passed over")
         return found
