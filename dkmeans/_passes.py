@@ -116,6 +116,11 @@ class Piece:
         return False
 
     @property
+    def is_kept(self) -> bool:
+        """Whether workers keep some of it in memory, so that each had best read it again."""
+        return False
+
+    @property
     def inputs(self) -> Inputs | None:
         """What Dask has to compute before the piece can be read, if anything."""
         return None
@@ -304,6 +309,7 @@ def _task(part: tuple[P, ...], ticker: Ticker) -> Task:
         partial(_run_task, sent, ticker, [len(of_piece) for of_piece in keys]),
         list(itertools.chain.from_iterable(keys)),
         [needed.graph for needed in inputs if needed is not None],
+        stays=any(piece.is_kept for piece in part),
     )
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, TypeVar
@@ -29,11 +29,15 @@ class Task:
         Of these blocks.
     graphs
         The `HighLevelGraph`s that compute them; the same object where tasks have one in common.
+    stays
+        Whether the task had best run where it ran in the last pass, if that worker is there and
+        free.
     """
 
     function: Callable[[Any, Sequence[Any]], Any]
     keys: list[Any]
     graphs: list[Any]
+    stays: bool = False
 
 
 def _tree(
@@ -71,15 +75,39 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _with_inputs(graph: dict[str, Any], tasks: Sequence[Task]) -> Any:
-    """Return the graph of a pass on top of those that compute its inputs; its layer is "pass"."""
-    from dask.highlevelgraph import HighLevelGraph  # noqa: PLC0415 - here it is loaded already
+def _with_inputs(
+    graph: dict[str, Any], tasks: Sequence[Task], homes: Mapping[str, Sequence[str]]
+) -> Any:
+    """Return the graph of a pass on top of those that compute its inputs; its layer is "pass".
+
+    `homes` are the workers, by address, where some keys had best be computed: layers of their own.
+    """
+    from dask.highlevelgraph import (  # noqa: PLC0415 - here it is loaded already
+        HighLevelGraph,
+        MaterializedLayer,
+    )
 
     below = {id(graph): graph for task in tasks for graph in task.graphs}
     whole = HighLevelGraph.merge(*below.values())
-    return HighLevelGraph(
-        {**whole.layers, "pass": graph}, {**whole.dependencies, "pass": set(whole.layers)}
-    )
+    shared = next(iter(graph))
+    layers = {"share": MaterializedLayer({shared: graph.pop(shared)})}
+    for address, keys in homes.items():
+        home = {"workers": [address], "allow_other_workers": True}
+        part = {key: graph.pop(key) for key in keys}
+        layers[f"pass-{address}"] = MaterializedLayer(part, annotations=home)
+    needed = {**whole.dependencies, **{key: {*whole.layers, "share"} for key in layers}}
+    needed |= {"share": set(), "pass": {*whole.layers, *layers}}
+    return HighLevelGraph({**whole.layers, **layers, "pass": MaterializedLayer(graph)}, needed)
+
+
+def _homes(client: Any, tasks: Sequence[Task], keys: Sequence[str]) -> dict[str, list[str]]:
+    """Return which of the tasks each worker is to do, by address: the same ones in each pass."""
+    threads = client.nthreads()
+    places = [address for address in sorted(threads) for _ in range(threads[address])]
+    homes: dict[str, list[str]] = {}
+    for i, key in enumerate(keys):
+        homes.setdefault(places[i * len(places) // len(tasks)], []).append(key)
+    return homes
 
 
 def run_local(
@@ -88,7 +116,7 @@ def run_local(
     """Return the merged result, from `get`, which runs a graph on a local scheduler."""
     graph, _, last = _graph(shared, tasks, merge, 2)
     if any(task.graphs for task in tasks):
-        graph = dict(_with_inputs(graph, tasks).cull({last}))
+        graph = dict(_with_inputs(graph, tasks, {}).cull({last}))
     result: R = get(graph, last)
     return result
 
@@ -150,7 +178,8 @@ def _submit(client: Any, shared: Any, tasks: Sequence[Task], merge: Callable[...
     from dask.delayed import Delayed  # noqa: PLC0415 - on a cluster it is loaded already
 
     graph, parts, last = _graph(shared, tasks, merge, _MERGED_AT_ONCE)
-    whole = _with_inputs(graph, tasks)
+    homes = _homes(client, tasks, parts) if any(task.stays for task in tasks) else {}
+    whole = _with_inputs(graph, tasks, homes)
     wanted = [Delayed(key, whole, layer="pass") for key in (*parts, last)]
     # Centres are as large as they are: Dask's advice to send less would be lost on the user.
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):

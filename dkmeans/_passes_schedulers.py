@@ -40,6 +40,20 @@ def _in_a_task() -> bool:
     return True
 
 
+def memory_limit() -> int | None:
+    """Return how much memory the `distributed` worker may use whose task this thread runs.
+
+    None where it has no limit, and in any other thread.
+    """
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        return distributed.get_worker().memory_manager.memory_limit or None
+    except ValueError:
+        return None
+
+
 def in_one_thread() -> bool:
     """Return whether the work of this process is to stay in the thread that asks for it.
 

@@ -4,6 +4,8 @@ The last axis of an array holds the features; all others are samples. Rows are n
 over these, and in a collection from one array to the next.
 """
 
+import uuid
+import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, repeat
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans import _tables_kept as kept
 from dkmeans._tables_arrays import MemoryRows, RowArray, RowFunction
 from dkmeans._tables_blocks import Block, TablePiece
 from dkmeans._tables_dask import DaskRows, ZarrRows, memory_as_dask, settle
@@ -59,7 +62,11 @@ class Table:
         self.is_weighted = given[0].weights is not None
         same = all(part.names == given[0].names for part in given)
         self.names = given[0].names if same else None
-        self._rows = [_rows(part, self.dtype) for part in given]
+        name = (
+            uuid.uuid4().hex
+        )  # of another table even if it is of the same arrays: they may change
+        self._rows = [_rows(part, self.dtype, name) for part in given]
+        weakref.finalize(self, kept.forget, name)
 
     @cached_property
     def _read(self) -> list[RowArray]:
@@ -167,12 +174,12 @@ def table(data: Any, sample_weight: Any | None = None, feature_dim: str | None =
     return Table(parts, is_collection=True)
 
 
-def _rows(given: Given, dtype: np.dtype[Any]) -> RowArray:
+def _rows(given: Given, dtype: np.dtype[Any], table_name: str) -> RowArray:
     if given.is_in_memory:
         return MemoryRows(given.array, given.weights, dtype)
     if given.is_dask:
         return DaskRows(given.array, given.weights, dtype)
-    rows = ZarrRows(given.array, dtype)
+    rows = ZarrRows(given.array, dtype, table_name)
     return rows if given.weights is None else rows.with_weights(given.weights)
 
 

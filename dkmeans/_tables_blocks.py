@@ -62,6 +62,11 @@ class RowSource(ABC):
     in_memory: bool = False
     in_order = False
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether workers keep some of the blocks: better that each sees the same ones again."""
+        return False
+
     def inputs(self, windows: Sequence[Region]) -> Inputs | None:
         """Return what Dask has to compute before these regions can be read, if anything."""
         del windows
@@ -119,6 +124,11 @@ class TablePiece(Piece):
     def in_memory(self) -> bool:
         """Whether the data lie in the memory of this process."""
         return self.source.in_memory
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether workers keep some of the blocks in memory."""
+        return self.source.is_kept
 
     @property
     def inputs(self) -> Inputs | None:

@@ -148,10 +148,10 @@ class ZarrRows(RowArray):
 
     is_lazy = True
 
-    def __init__(self, array: Any, dtype: np.dtype[Any]) -> None:
+    def __init__(self, array: Any, dtype: np.dtype[Any], table: str) -> None:
         self.n_features = array.shape[-1]
         self.dtype = dtype
-        self._source = ZarrSource.of(array, dtype)
+        self._source = ZarrSource.of(array, dtype, table)
         self._steps = steps(array.shape, array.chunks, array.shards, array.dtype.itemsize)
         self._chunks = regular(array.shape[:-1], self._steps)
 

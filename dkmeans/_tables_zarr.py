@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans import _tables_kept as kept
 from dkmeans._tables_blocks import BLOCK_BYTES, RowSource
 from dkmeans._tables_raw import RawChunks, ahead
 from dkmeans._tables_regions import Region
@@ -58,6 +59,9 @@ class ZarrSource(RowSource):
         The shape; the dtype as stored, and of the blocks that passes see.
     raw
         Its chunks, if they are bare bytes in files.
+    table
+        A name for the table that it belongs to, and for what is read of it: see `_tables_kept`.
+        Empty if nothing of it is to be kept.
     """
 
     store: Any
@@ -67,9 +71,10 @@ class ZarrSource(RowSource):
     dtype: np.dtype[Any]
     in_memory: bool = False
     raw: RawChunks | None = None
+    table: str = ""
 
     @classmethod
-    def of(cls, array: Any, dtype: np.dtype[Any]) -> "ZarrSource":
+    def of(cls, array: Any, dtype: np.dtype[Any], table: str = "") -> "ZarrSource":
         """Return the source for a Zarr array."""
         import zarr  # noqa: PLC0415 - slow
 
@@ -79,12 +84,17 @@ class ZarrSource(RowSource):
             store, path = str(Path(array.store.root).absolute()), array.path
             raw = RawChunks.of(array, str(Path(store, path)))
         in_memory = isinstance(array.store, zarr.storage.MemoryStore)
-        return cls(store, path, array.shape, array.dtype, dtype, in_memory, raw)
+        return cls(store, path, array.shape, array.dtype, dtype, in_memory, raw, table)
 
     @property
     def name(self) -> str:
         """What to call it in messages."""
         return f"{self.store}/{self.path}".rstrip("/") if self.path else str(self.store)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether workers keep some of its blocks in memory."""
+        return bool(self.table) and self.raw is None and not self.in_memory
 
     def open(self) -> Any:
         """Return the Zarr array, opened if need be."""
@@ -114,6 +124,7 @@ class _Reader:
         self._source = source
         self._places = [np.empty(0, np.uint8)] * 2
         self._array: Any = None
+        self._room = kept.room() if source.is_kept else 0
 
     def __call__(self, region: Region, place: int) -> npt.NDArray[Any]:
         raw = self._source.raw
@@ -124,9 +135,18 @@ class _Reader:
                 found = raw.read(region, self._places[place])
                 if found is not None:
                     return found
+            return self._decoded(region)
+
+    def _decoded(self, region: Region) -> npt.NDArray[Any]:
+        table, key = self._source.table, (self._source.name, region)
+        values = kept.find(table, key) if self._room else None
+        if values is None:
             if self._array is None:
                 self._array = self._source.open()
-            return np.asarray(self._array[region.slices])
+            values = np.asarray(self._array[region.slices])
+            if self._room:
+                kept.keep(table, key, values, self._room)
+        return values
 
 
 class StoredArray:

@@ -1,5 +1,6 @@
 """Tables of every kind, read by passes on every scheduler and mapped without being read."""
 
+import gc
 import itertools
 import operator
 import os
@@ -15,7 +16,14 @@ import pytest
 import xarray as xr
 import zarr
 
-from dkmeans import _passes, _tables_blocks, _tables_raw, _tables_zarr
+from dkmeans import (
+    _passes,
+    _tables_blocks,
+    _tables_dask,
+    _tables_kept,
+    _tables_raw,
+    _tables_zarr,
+)
 from dkmeans._passes import Passes
 from dkmeans._tables import table
 from dkmeans._tables_regions import Region, Regions, regions, regular
@@ -851,3 +859,65 @@ def test_weights_of_unknown_length_are_checked_when_sizes_are_known():
     a_table = table(unknown(made((40, 5))), da.ones(40, chunks=10))
     with pytest.raises(InvalidArgumentError, match="rechunk"):
         _ = a_table.pieces
+
+
+# Blocks that are kept
+
+
+@pytest.fixture
+def decoded(tmp_path, monkeypatch):
+    """Return a table of four decoded chunks of 1000 bytes, and a list of what is decoded."""
+    array = zarr_array(tmp_path, made((200, 5)), chunks=(50, 5))
+    seen = []
+
+    class Spy:
+        def __getitem__(self, slices):
+            seen.append(slices[0].start)
+            return array[slices]
+
+    monkeypatch.setattr(_tables_zarr.ZarrSource, "open", lambda _: Spy())
+    monkeypatch.setattr(_tables_zarr, "_REGION_BYTES", 1000)
+    monkeypatch.setattr(_tables_dask, "steps", lambda *_: (50,))
+    return table(array), seen
+
+
+@pytest.mark.parametrize(("room", "expected"), [(4000, 4), (2999, 6), (999, 8)])
+def test_what_comes_first_is_kept_as_long_as_there_is_room(room, expected, decoded, monkeypatch):
+    monkeypatch.setattr(_tables_kept, "ROOM", room)
+    a_table, seen = decoded
+    with dask.config.set(scheduler="synchronous"):
+        for _ in range(2):
+            np.testing.assert_array_equal(read(a_table)[0], made((200, 5)))
+    assert len(seen) == expected
+    assert sum(block.nbytes for block in _tables_kept._kept.blocks.values()) <= room
+
+
+def test_nothing_is_kept_of_a_table_that_is_gone(decoded):
+    a_table, seen = decoded
+    with dask.config.set(scheduler="synchronous"):
+        read(a_table)
+    assert len(_tables_kept._kept.blocks) == 4
+    other = table(a_table._given[0].array)  # which may have been written to since
+    with dask.config.set(scheduler="synchronous"):
+        read(other)
+    assert len(seen) == 8
+    del a_table
+    gc.collect()
+    assert len(_tables_kept._kept.blocks) == 4
+    del other
+    gc.collect()
+    assert not _tables_kept._kept.blocks
+
+
+def test_workers_see_the_blocks_again_that_they_keep(client, tmp_path):
+    array = zarr_array(tmp_path, made((1 << 20, 8)), chunks=(1 << 16, 8))
+    a_table = table(array)
+    for _ in range(3):
+        read(a_table)
+    found = client.run(lambda: [region.start for _, region in _tables_kept._kept.blocks])
+    starts = [start for group in found.values() for start in group]
+    assert len(set(starts)) == 1 << 20 >> 18  # regions of 8 MiB
+    assert len(starts) <= 5  # stolen once at most
+    rooms = client.submit(_tables_kept.room).result()
+    limit = next(iter(client.scheduler_info()["workers"].values()))["memory_limit"]
+    assert rooms == limit // _tables_kept.SHARE
