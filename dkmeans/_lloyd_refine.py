@@ -21,6 +21,9 @@ from dkmeans._summary_walk import Walk
 from dkmeans._tables import Table
 
 
+_PASS = 5  # a pass over all rows has to win so many times what `tol` asks of a step
+
+
 @dataclass(frozen=True, eq=False)
 class Options:
     """How to fit.
@@ -35,8 +38,8 @@ class Options:
         How many starts on the summary to choose the best of; by default 1, or `SAMPLE_STARTS`
         where the summary is a sample.
     max_iter, tol
-        As in scikit-learn; refinement also ends when a pass lowers the inertia by less than `tol`
-        times itself.
+        As in scikit-learn; refinement also ends when a pass lowers the inertia by less than
+        5 `tol` times itself.
     seed
         Of all draws; not negative.
     check
@@ -90,7 +93,7 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
         if measured:
             if (
                 shift <= options.tol * mean_variance
-                or before - totals.inertia < options.tol * before < np.inf
+                or before - totals.inertia < _PASS * options.tol * before < np.inf
             ):
                 reason = "tol"
                 break
