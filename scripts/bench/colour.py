@@ -35,6 +35,7 @@ MEGAPIXELS, SMALL_MEGAPIXELS = 12, 0.1  # of a photograph, at least
 PHOTOGRAPHS = 3
 MEDIUM = 8192  # pixels on a side, of the part of a huge picture that others can handle
 BAND = 512  # rows
+JUDGED = 80_000_000  # pixels at most, of a picture whose quality is looked up
 BATCH = 1 << 16  # pixels
 
 MAX_FLOOR, MAX_BETWEEN, MAX_PEAK = 1.3, 0.15, 1024 * MIB
@@ -125,6 +126,7 @@ class Whole:
         self._source = source
         self._target = target
         self._psnr = math.nan
+        expect_no_georeference()
 
     def run(self, number: int) -> dict[str, Any]:  # noqa: ARG002 - all rounds are the same
         """Do the job."""
@@ -137,11 +139,10 @@ class Whole:
         return {"seconds": done.seconds, "peak": done.peak, "added": 0}
 
     def facts(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Return the quality, looked up once."""
-        if math.isnan(self._psnr) and Image.MAX_IMAGE_PIXELS:
-            with Image.open(self._source) as image:
-                if math.prod(image.size) > Image.MAX_IMAGE_PIXELS:
-                    return dict(result)
+        """Return the quality, looked up once; not of a huge picture, which would be in memory."""
+        if _n_pixels(self._source) > JUDGED:
+            return dict(result)
+        if math.isnan(self._psnr):
             original, reduced = (np.asarray(picture_of(p)) for p in (self._source, self._target))
             self._psnr = psnr(original, reduced)
         return {**result, "PSNR": self._psnr}
@@ -320,6 +321,6 @@ def cases(options: Namespace) -> Iterator[Case]:
         print("--photos FOLDER and --picture FILE name what to work on; gigapixel.py makes one.\n")
 
 
-def _n_pixels(photo: Path) -> int:
-    with Image.open(photo) as image:
-        return math.prod(image.size)
+def _n_pixels(picture: Path) -> int:
+    with rasterio.open(picture) as dataset:  # Pillow refuses huge ones
+        return int(dataset.height * dataset.width)
