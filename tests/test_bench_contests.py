@@ -232,10 +232,17 @@ class TestBenchmarks:
 
     def test_fit(self, tmp_path):
         cases = run(tmp_path, "fit", "--photos", str(SAMPLES))
+        assert [set(case["trials"]) for case in cases.values()] == [{"dkmeans", "scikit-learn"}] * 2
         assert [name.split(",")[0] for name in cases] == ["mixture", "patches"]
         mixture, patches = (facts(case, "inertia") for case in cases.values())
         assert patches["dkmeans"] == pytest.approx(patches["scikit-learn"], rel=0.02)
         assert mixture["dkmeans"] <= 1.2 * mixture["scikit-learn"]  # of one start, as luck has it
+
+    def test_a_part(self, tmp_path):
+        options = ("--only", "mixture", "--without", "scikit-learn")
+        (case,) = run(tmp_path, "fit", "--photos", str(SAMPLES), *options).values()
+        assert case["name"].startswith("mixture")
+        assert set(case["trials"]) == {"dkmeans"}
 
     @pytest.mark.usefixtures("threads")
     def test_outofcore(self, tmp_path):

@@ -14,6 +14,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -28,8 +29,10 @@ def run(name: str, options: argparse.Namespace, command: str) -> Found:
     """Run one benchmark."""
     module = import_module(name)
     held: list[tuple[Case, Outcome]] = []
-    for case in module.cases(options):
-        if any(text in case.name for text in options.only or [""]):
+    for whole in module.cases(options):
+        if any(text in whole.name for text in options.only or [""]):
+            entries = [entry for entry in whole.entries if entry.name not in options.without]
+            case = replace(whole, entries=entries)
             places = {"separate": not options.together, "warm_up": not options.small}
             outcome = hold(case, options.rounds, **places)
             held.append((case, outcome))
@@ -46,6 +49,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="TEXT", help="cases with it in the name")
     parser.add_argument(
         "--estimate", action="store_true", help="do not run dask-ml and Spark to the end"
+    )
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="CONTESTANT", help="leave it out"
     )
     parser.add_argument(
         "--small",
