@@ -20,7 +20,6 @@ from dkmeans._summary_samples import highest
 from dkmeans._summary_walk import Walk
 from dkmeans._tables import Table
 
-
 _PASS = 5  # a pass over all rows has to win so many times what `tol` asks of a step
 
 

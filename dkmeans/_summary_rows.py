@@ -193,10 +193,10 @@ def look(passes: Passes, table: Table, limit: int, seed: int, n_sampled: int | N
     if table.n_rows <= limit:
         return _look_at_all(passes, table, limit)
     partitions = _passes.partition(table.pieces)
-    # Of n rows that weigh the same, those kept have priorities above some n / limit. To keep half
-    # as much above would do, and saves copies; if it did not, it is done again without a floor.
     n_sampled = n_sampled or limit
-    floor = 0.0 if table.is_weighted else table.n_rows / (2 * n_sampled)
+    # Of n rows that weigh the same, those kept have priorities above some n / sampled. Ten standard
+    # deviations more would do, and save copies and memory; if not, the pass runs again.
+    floor = 0.0 if table.is_weighted else table.n_rows / (n_sampled + 10 * n_sampled**0.5)
     count = limit if table.dtype.kind in "iu" and not table.is_weighted else 0
     work = _Look(n_sampled, seed, floor, count)
     found = passes.run("summarise", work, partitions, Look.merge)
