@@ -5,13 +5,15 @@ the kernels. It follows from the data's ranges and a point near their middle, no
 divided into blocks; so all that is summed in it has the same bits for any division.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans._frame_moves import Bounds, Known, Moves
+from dkmeans._kernels import bounds as bound_kernels
 from dkmeans._kernels import rows as kernels
 from dkmeans._kernels import sums as sum_kernels
 from dkmeans._kernels import vectors
@@ -22,9 +24,7 @@ Int32 = npt.NDArray[np.int32]
 Rows = npt.NDArray[Any]
 
 Float32 = npt.NDArray[np.float32]
-Bounds = tuple[Float32, Float32]
 
-_WORTH_BOUNDS = 400  # products a row: where less, bounds cost more than they save
 _NO_WEIGHTS: Float64 = np.empty(0)
 _NO_LABELS: Int32 = np.empty(0, np.int32)
 _NO_BOUNDS: Bounds = np.empty(0, np.float32), np.empty(0, np.float32)
@@ -177,15 +177,14 @@ class Frame:
         """Return centres as their dtype holds them."""
         return centers.astype(self.center_dtype).astype(np.float64)
 
-    def centers(self, centers: npt.NDArray[Any], previous: "Centers | None" = None) -> "Centers":
-        """Make centres, (k, d), ready for the kernels; `previous` are those of the last step."""
+    def centers(self, centers: npt.NDArray[Any]) -> "Centers":
+        """Make centres, (k, d), ready for the kernels."""
         offsets = centers.astype(np.float64) - self.shift
         with np.errstate(over="ignore"):  # rows are then compared with all centres exactly
             packed = vectors.pack((offsets * self.unit).astype(self.precision))
             halves = np.full(len(packed) * vectors.GROUP, np.inf, self.precision)
             halves[: len(offsets)] = ((offsets * self.unit) ** 2).sum(axis=1) / 2
-        before = None if previous is None else previous.offsets
-        return Centers(self, offsets, packed, halves, before)
+        return Centers(self, offsets, packed, halves)
 
     def totals(self, n_clusters: int) -> "RowTotals":
         """Return totals of nothing."""
@@ -207,37 +206,6 @@ def _exponents(values: Float64) -> npt.NDArray[np.int32]:
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
-    """What one step knows of rows in memory, for the next.
-
-    Attributes
-    ----------
-    labels
-        (n,): of the rows; -1 before the first step, and for rows with NaN.
-    bounds
-        (n,) each: what `kernels.assign` knows of distances; or (0,) where to keep it does not pay.
-    habits
-        (2,): see `bounds.reassign`.
-    """
-
-    labels: Int32
-    bounds: Bounds
-    habits: Int64
-
-    @classmethod
-    def nothing(cls, n_rows: int, work: int) -> Self:
-        """Return what is known at first, where a row costs so many products."""
-        n_bounds = n_rows if work >= _WORTH_BOUNDS else 0
-        bounds = np.full(n_bounds, np.inf, np.float32), np.zeros(n_bounds, np.float32)
-        return cls(np.full(n_rows, -1, np.int32), bounds, np.zeros(2, np.int64))
-
-    def of(self, part: slice) -> "Known":
-        """Return the part of some rows, which shares memory with the whole."""
-        upper, lower = self.bounds
-        return Known(self.labels[part], (upper[part], lower[part]), np.zeros(2, np.int64))
-
-
-@dataclass(frozen=True, eq=False)
 class Centers:
     """Centres in a frame, as the kernels take them."""
 
@@ -245,7 +213,13 @@ class Centers:
     offsets: Float64
     packed: npt.NDArray[Any]
     halves: npt.NDArray[Any]
-    previous: Float64 | None = None
+    moves: Moves | None = None
+
+    def after(self, previous: "Centers", n_rows: int) -> "Centers":
+        """Return the same centres, and how far they are from those of the last step."""
+        return replace(
+            self, moves=Moves.of(self.offsets, previous.offsets, self.frame.unit, n_rows)
+        )
 
     def assign(
         self, values: Rows, labels: Int32 | None = None, bounds: Bounds | None = None
@@ -268,7 +242,24 @@ class Centers:
 
     def assign_again(self, values: Rows, known: Known) -> None:
         """Bring what is known of rows up to these centres."""
-        self.assign(values, known.labels, known.bounds)
+        if self.moves is None or not known.bounds[0].size:
+            self.assign(values, known.labels, known.bounds)
+            return
+        bound_kernels.reassign(
+            values,
+            self.frame.shift,
+            self.frame.rough_shift(values.dtype),
+            self.frame.unit,
+            self.offsets,
+            self.packed,
+            self.halves,
+            known.labels,
+            *known.bounds,
+            self.moves.drifts,
+            self.moves.apart,
+            self.moves.between,
+            known.habits,
+        )
 
     def measure(
         self, values: Rows, weights: Float64 | None, labels: Int32, totals: "RowTotals"

@@ -12,7 +12,8 @@ from typing import TypeVar
 import numpy as np
 
 from dkmeans import _passes
-from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Known, Ranges, Rows, RowTotals
+from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
+from dkmeans._frame_moves import Known
 
 R = TypeVar("R")
 
@@ -112,6 +113,7 @@ class Steps:
         self._centers: Centers | None = None
         known = Known.nothing(len(rows), n_clusters * rows.shape[1])
         self.labels: Int32 = known.labels
+        self._is_bounded = known.bounds[0].size > 0
         self._parts = [
             Part(
                 rows[part],
@@ -124,7 +126,9 @@ class Steps:
 
     def assign(self, centers: Float64) -> RowTotals:
         """Add each row to its nearest centre; the squared distances are left to `inertia`."""
-        prepared = self._frame.centers(centers, self._centers)
+        prepared = self._frame.centers(centers)
+        if self._centers is not None and self._is_bounded:
+            prepared = prepared.after(self._centers, len(self.labels))
         self._centers = prepared
         _passes.in_threads(lambda part: part.step(prepared), self._parts)
         return _joined(self._frame, self._n_clusters, [part.totals for part in self._parts])

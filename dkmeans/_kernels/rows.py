@@ -60,8 +60,10 @@ def load(
 
 
 @kernel
-def limits(best: Floats, second: Floats, norms: Floats, precision: float, reach: float) -> None:
-    """Turn scores into what can be said for sure: all are (LANES,), and OUT.
+def limits(
+    n: int, best: Floats, second: Floats, norms: Floats, precision: float, reach: float
+) -> None:
+    """Turn the scores of `n` lanes into what can be said for sure: all are (LANES,), and OUT.
 
     `best` becomes a bound above the distance to the nearest centre, `second` one below that to any
     other, and `norms`, |x|^2, how much two scores of a lane can differ by rounding alone, taken
@@ -69,7 +71,7 @@ def limits(best: Floats, second: Floats, norms: Floats, precision: float, reach:
     score is a sum of d + 1 terms of at most |x| |c| and |c|^2 in all; offsets and centres are
     rounded themselves before.
     """
-    for lane in range(LANES):
+    for lane in range(n):
         length = np.sqrt(norms[lane]) + reach
         slack = precision * length * reach
         error = 2 * precision * length * length
@@ -133,15 +135,14 @@ def settle(
         lane = at - start
         row = order[at] if order.size > 0 else at
         label = found[lane]
-        near, far = best[lane], second[lane]
+        near: Any = np.float64(best[lane])
+        far: Any = np.float64(second[lane])
         if margins[lane] > 0:
             if names.size > 0:
                 label = names[label]
         else:  # or not finite
             label = nearest_exactly(rows, row, shift, offsets)
-            far = min(near, far)
-            # Of two scores that rounding may have put in the wrong order, each is as good.
-            near = np.inf
+            near, far = np.inf, 0.0
         if upper.size > 0:
             if names.size > 0:
                 far = min(far, beyond - upper[row])
@@ -194,11 +195,12 @@ def assign(
     for start in range(0, rows.shape[0], LANES):
         stop = min(start + LANES, rows.shape[0])
         load(rows, nothing, start, stop, rough_shift, unit, buffer, tile)
-        for block in range(-((start - stop) // lanes)):
+        n_blocks = -((start - stop) // lanes)
+        for block in range(n_blocks):
             vectors.two_nearest(
                 tile, block, centers, halves, centers.shape[0], best, second, norms, found
             )
-        limits(best, second, norms, precision, reach)
+        limits(n_blocks * lanes, best, second, norms, precision, reach)
         settle(
             rows, nothing, start, stop, shift, offsets, nothing, 0.0,
             best, second, norms, found, labels, upper, lower,

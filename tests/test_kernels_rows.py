@@ -1,0 +1,278 @@
+"""The kernels of rows of features, against plain NumPy."""
+
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+
+from dkmeans._frame import Frame, Ranges
+from dkmeans._frame_moves import Known, Moves
+from dkmeans._kernels import bounds, hashes, rows, vectors
+
+compiled_only = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="runs the others without JIT")
+# As plain Python, kernels warn of integers that wrap round in hashes, and of infinity less itself.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+]
+
+DTYPES = ["float32", "float64", "uint8", "uint16"]
+SIZES = [(1, 1, 1), (300, 1, 2), (513, 3, 9), (257, 17, 4), (90, 33, 21)]
+
+
+def frozen(array):
+    array.flags.writeable = False
+    return array
+
+
+def table_of(n, d, dtype, seed=0):
+    """Return rows, some of them equal."""
+    x = np.random.default_rng(seed).normal(60, 15, (n, d)).clip(0, 255)
+    x[: n // 8] = x[n // 2 : n // 2 + n // 8]
+    return frozen(np.rint(x).astype(dtype) if np.dtype(dtype).kind == "u" else x.astype(dtype))
+
+
+def centers_of(x, k, seed=1):
+    """Return centres between rows, two of them equal."""
+    rng = np.random.default_rng(seed)
+    centers = x[rng.integers(0, len(x), k)] + rng.normal(0, 3, (k, x.shape[1]))
+    centers[-1] = centers[0]
+    return centers.astype(np.float32).astype(np.float64)
+
+
+def frame_of(x, weights=None):
+    ranges, _ = Ranges.of(x, weights, np.arange(len(x)))
+    middle = np.nanmean(x.astype(np.float64), axis=0)
+    return Frame.of(ranges, middle, x.dtype, weighted=weights is not None)
+
+
+def nearest(frame, x, centers):
+    """Return the labels by differences in float64, and the distances to all centres."""
+    offsets = x.astype(np.float64) - frame.shift
+    squares = ((offsets[:, None] - (centers - frame.shift)) ** 2).sum(axis=2)
+    labels = np.where(np.isnan(squares[:, 0]), -1, squares.argmin(axis=1))
+    return labels, np.sqrt(squares)
+
+
+# Vectors
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("d", "k"), [(1, 1), (2, 4), (3, 5), (16, 9), (40, 33)])
+def test_two_nearest_is_what_it_says(d, k, dtype):
+    lanes = vectors.lanes(dtype)
+    rng = np.random.default_rng(0)
+    tile = frozen(rng.normal(size=(3, d, lanes)).astype(dtype))
+    packed = frozen(vectors.pack(rng.normal(size=(k, d)).astype(dtype)))
+    halves = np.full(len(packed) * vectors.GROUP, np.inf, dtype)
+    halves[:k] = rng.uniform(size=k)
+    found, expected = (
+        [np.full(3 * lanes, -7, dtype) for _ in range(3)] + [np.full(3 * lanes, -7, np.int32)]
+        for _ in range(2)
+    )
+    call(tile, 1, packed, frozen(halves), len(packed), *found)
+    vectors.two_nearest_plainly(tile, 1, packed, halves, len(packed), *expected)
+    tolerance = 100 * np.finfo(dtype).eps
+    for ours, plain in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=tolerance, atol=tolerance)
+
+
+def test_two_nearest_of_nan_is_none():
+    tile = frozen(np.full((1, 2, 16), np.nan, np.float32))
+    packed = frozen(np.ones((1, 2, 4), np.float32))
+    best, second, norms = (np.zeros(16, np.float32) for _ in range(3))
+    labels = np.zeros(16, np.int32)
+    call(tile, 0, packed, frozen(np.ones(4, np.float32)), 1, best, second, norms, labels)
+    assert (labels == -1).all()
+    assert np.isinf(best).all()
+
+
+@numba.njit
+def call(  # noqa: PLR0917 - as the kernel
+    tile, block, centers, halves, n_groups, best, second, norms, labels
+):
+    vectors.two_nearest(tile, block, centers, halves, n_groups, best, second, norms, labels)
+
+
+@numba.njit
+def turn(block, tile, place):
+    vectors.transpose(block, tile, place)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("d", [1, 3, 8, 16, 37])
+def test_transpose_transposes(d, dtype):
+    lanes = vectors.lanes(dtype)
+    block = frozen(np.arange(lanes * vectors.width(d, dtype), dtype=dtype).reshape(lanes, -1))
+    tile = np.zeros((2 + lanes, d, lanes), dtype)
+    turn(block, tile, 1)
+    np.testing.assert_array_equal(tile[1], block[:, :d].T)
+    assert not tile[0].any()
+
+
+# Steps
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "d", "k"), SIZES)
+def test_assign_finds_the_nearest_and_bounds_that_hold(n, d, k, dtype):
+    x = table_of(n, d, dtype)
+    frame, centers = frame_of(x), centers_of(x, k)
+    known = Known.nothing(n, 1 << 20)
+    found = frame.centers(centers).assign(x, known.labels, known.bounds)
+    expected, distances = nearest(frame, x, centers)
+    np.testing.assert_array_equal(found, expected)
+    assert_bounds_hold(known, distances * frame.unit)
+
+
+def assert_bounds_hold(known, distances):
+    own = known.labels[:, None] == np.arange(distances.shape[1])
+    upper, lower = known.bounds
+    assert (upper >= distances.min(axis=1)).all()
+    assert (lower <= np.where(own, np.inf, distances).min(axis=1)).all()
+
+
+def test_rows_with_nan_have_no_label():
+    x = np.array(table_of(40, 3, "float32"))
+    x[[3, 30], [0, 2]] = np.nan
+    frame, centers = frame_of(x), centers_of(x[4:20], 5)
+    known = Known.nothing(len(x), 1 << 20)
+    for moved in (0, 1, 2):
+        prepared = frame.centers(centers + moved)
+        if moved:
+            prepared = prepared.after(frame.centers(centers + moved - 1), len(x))
+        prepared.assign_again(x, known)
+        expected, _ = nearest(frame, x, centers + moved)
+        np.testing.assert_array_equal(known.labels, expected)
+    assert np.flatnonzero(known.labels < 0).tolist() == [3, 30]
+
+
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "d", "k"), SIZES)
+def test_reassign_does_what_assign_does(n, d, k, dtype, near):
+    x = table_of(n, d, dtype)
+    frame, centers = frame_of(x), centers_of(x, k)
+    known = Known.nothing(n, 1 << 20)
+    before = frame.centers(centers)
+    before.assign_again(x, known)
+    for step in range(6):
+        centers = centers + np.random.default_rng(step).normal(0, 0.3 * step, centers.shape)
+        prepared = frame.centers(centers).after(before, 1 << 20 if near else 0)
+        assert prepared.moves.between.shape == ((k, k) if near and k > 1 else (0, 0))
+        known.habits[:] = 0
+        prepared.assign_again(x, known)
+        expected, distances = nearest(frame, x, centers)
+        np.testing.assert_array_equal(known.labels, expected)
+        assert_bounds_hold(known, distances * frame.unit)
+        before = prepared
+
+
+def test_reassign_pauses_where_nothing_is_spared():
+    x = table_of(200, 2, "float32")
+    frame, centers = frame_of(x), centers_of(x, 6)
+    known, before = Known.nothing(200, 1 << 20), frame.centers(centers)
+    before.assign_again(x, known)
+    frame.centers(centers + 40).after(before, 0).assign_again(x, known)
+    assert known.habits[0] > 0
+    paused = known.habits[0]
+    before = frame.centers(centers + 40)
+    frame.centers(centers).after(before, 0).assign_again(x, known)
+    assert known.habits[0] == paused - 1
+    np.testing.assert_array_equal(known.labels, nearest(frame, x, centers)[0])
+
+
+def test_moves_are_bounds():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 7, 5))
+    moves = Moves.of(a, b, 0.5, 1 << 20)
+    moved = np.sqrt(((a - b) ** 2).sum(axis=1)) / 2
+    apart = np.sqrt(((a[:, None] - a) ** 2).sum(axis=2)) / 2
+    assert (moves.drifts >= np.append(moved, moved.max())).all()
+    np.testing.assert_allclose(moves.drifts[:-1], moved, rtol=1e-5)
+    assert (moves.between <= apart).all()
+    np.testing.assert_allclose(moves.between, apart, rtol=1e-5)
+    np.testing.assert_allclose(moves.apart, np.sort(apart, axis=1)[:, 1] / 2, rtol=1e-5)
+
+
+def test_group_sorts_by_label():
+    order, labels = np.array([1, 2, 4, 5, 7, 0]), np.array([9, 2, 0, 9, 2, 0, 9, 1], np.int32)
+    starts, grouped = np.empty(4, np.int64), np.full(6, -1)
+    bounds.group(order, 5, labels, starts, grouped)
+    assert starts.tolist() == [0, 2, 3, 5]
+    assert grouped.tolist() == [2, 5, 7, 1, 4, -1]
+
+
+# Sums
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_move_leave_the_bits_that_adding_anew_leaves(dtype, weighted):
+    x, rng = table_of(9000, 5, dtype), np.random.default_rng(0)
+    weights = frozen(rng.integers(0, 4, 9000) / 3) if weighted else None
+    frame = frame_of(x, weights)
+    moved, before = frame.totals(6), np.full(9000, -1, np.int32)
+    for step in range(4):
+        labels = before.copy()
+        some = rng.integers(0, 9000, 9000 if step == 0 else 500)
+        labels[some] = rng.integers(-1, 6, some.size)
+        moved.move_rows(x, weights, before, labels)
+        anew = frame.totals(6)
+        anew.move_rows(x, weights, np.empty(0, np.int32), labels)
+        np.testing.assert_array_equal(moved.sums, anew.sums)
+        np.testing.assert_array_equal(moved.counts, anew.counts)
+        before = labels
+    used = np.ones(9000) if weights is None else weights
+    for c in range(6):
+        mean = np.average(x[labels == c].astype(np.float64), axis=0, weights=used[labels == c])
+        np.testing.assert_allclose(moved.exact_means()[c], mean, rtol=1e-13)
+
+
+# Hashes
+
+
+def test_equal_rows_share_a_hash_in_any_dtype():
+    x = table_of(500, 7, "uint8")
+    found = []
+    for dtype in ("uint8", "float32", "float64"):
+        out = np.empty(len(x), np.uint64)
+        hashes.hash_rows(frozen(x.astype(dtype)), out)
+        found.append(out)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+    assert len(np.unique(found[0])) == len(np.unique(x, axis=0))
+    assert found[0].all()
+
+
+def test_minus_zero_is_zero():
+    out = np.empty(2, np.uint64)
+    hashes.hash_rows(np.array([[0.0, 1], [-0.0, 1]]), out)
+    assert out[0] == out[1]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5000])
+def test_any_equal_finds_two(n):
+    values = np.random.default_rng(0).permutation(np.arange(1, 2 * n, 2).astype(np.uint64))
+    assert not any(hashes.any_equal(values, share, 4) for share in range(4))
+    values = np.append(values, values[n // 2])
+    assert [hashes.any_equal(values, share, 4) for share in range(4)].count(True) == 1
+
+
+@compiled_only
+def test_kernels_are_plain_python():
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+
+
+def test_lanes_are_whole_vectors():
+    assert rows.LANES % vectors.lanes("float32") == 0
