@@ -149,7 +149,7 @@ def run_distributed(  # noqa: PLR0917 - what `Passes.run` has
     Raises
     ------
     Exception
-        Whatever a task raised. The others are cancelled.
+        Whatever a task raised. The others are given up.
     """
     from distributed import as_completed  # noqa: PLC0415 - slow to import; here it is loaded already
 
@@ -163,7 +163,9 @@ def run_distributed(  # noqa: PLR0917 - what `Passes.run` has
             advance(nbytes[part.key])
         result: R = merged.result()
     except BaseException:
-        client.cancel(futures)
+        # Not `cancel`, of which a scheduler despairs where futures depend on each other.
+        for future in futures:
+            future.release()
         raise
     return result
 

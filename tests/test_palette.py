@@ -319,8 +319,10 @@ def test_malformed_in_any_way(tmp_path, suffix):
             first = {".gpl": "GIMP Palette\n"}.get(suffix, "")
             load((first + data.draw(st.text('0123456789 ,#\n\r"[]{}ab\u2028'))).encode())
         elif kind == "cut":
-            cut = load(valid[: data.draw(st.integers(0, len(valid) - 1))])
-            assert cut is None or len(cut) <= 20
+            n = data.draw(st.integers(0, len(valid) - 1))
+            cut = load(valid[:n])
+            # An .act file without its last words is one of 256 colours.
+            assert cut is None or len(cut) <= 20 or (suffix, n) == (".act", 768)
         else:
             changed = bytearray(valid)
             for position in data.draw(st.lists(st.integers(0, len(valid) - 1), min_size=1)):
