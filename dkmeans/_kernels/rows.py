@@ -60,6 +60,18 @@ def load(
 
 
 @kernel
+def all_sure(
+    n: int, best: Floats, second: Floats, norms: Floats, precision: float, reach: float
+) -> bool:
+    """Return whether the two scores of each of `n` lanes differ by more than `limits` allows."""
+    n_sure = 0
+    for lane in range(n):
+        slack = precision * (np.sqrt(norms[lane]) + reach) * reach
+        n_sure += second[lane] - best[lane] > slack
+    return n_sure == n
+
+
+@kernel
 def limits(
     n: int, best: Floats, second: Floats, norms: Floats, precision: float, reach: float
 ) -> None:
@@ -200,6 +212,9 @@ def assign(
             vectors.two_nearest(
                 tile, block, centers, halves, centers.shape[0], best, second, norms, found
             )
+        if upper.size == 0 and all_sure(stop - start, best, second, norms, precision, reach):
+            labels[start:stop] = found[: stop - start]
+            continue
         limits(n_blocks * lanes, best, second, norms, precision, reach)
         settle(
             rows, nothing, start, stop, shift, offsets, nothing, 0.0,
