@@ -168,6 +168,6 @@ def cases(options: Namespace) -> Iterator[Case]:
     ]
     aims = [
         Aim("times faster than float32 of the same", _ours_in_floats, 1.0),
-        Aim("of the memory of float32", _share_of_memory, 0.3, at_least=False),
+        Aim("of the memory of float32", _share_of_memory, 0.25, at_least=False),
     ]
     yield Case(f"{n:,} x {d}, k = {k}, uint8", entries, aims)
