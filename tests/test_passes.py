@@ -181,7 +181,8 @@ class Awaiting(Piece):
     def inputs(self):
         if self.graph is None:
             return None
-        return Inputs(self.graph, tuple(("number", window.y) for window in self.windows))
+        (name,) = self.graph.layers
+        return Inputs(self.graph, tuple((name, window.y) for window in self.windows))
 
     def given(self, blocks):
         return replace(self, graph=None, blocks=tuple(blocks))
@@ -196,8 +197,9 @@ def wait_for(part, ticker):
 def awaiting(source, compute):
     """Return a piece of one column of windows, each of which needs `compute` of its row."""
     windows = tuple(grid(source.shape[0], 10, (10, 10)))
-    layer = {("number", window.y): (compute, window.y) for window in windows}
-    graph = HighLevelGraph.from_collections("number", layer)
+    name = compute.__name__  # a cluster takes tasks of one name for the same
+    layer = {(name, window.y): (compute, window.y) for window in windows}
+    graph = HighLevelGraph.from_collections(name, layer)
     return Awaiting(0, source, windows, graph)
 
 
