@@ -31,6 +31,7 @@ R = TypeVar("R")
 P = TypeVar("P", bound="Piece")
 
 _PARTITIONS_PER_WORKER = 4
+_ON_A_CLUSTER = 8  # a worker there is handed its next task early, and may end one task later
 _MAX_PARTITION_BYTES = 1 << 29  # keeps what a lost worker costs small, up to
 _MAX_PARTITIONS_PER_WORKER = 32  # which cost the scheduler 0.1 s a pass
 _MAX_INPUT_BYTES = 1 << 26  # the inputs of a task are in memory all at once
@@ -338,7 +339,7 @@ def n_workers() -> int:
     return schedulers.n_local_workers()
 
 
-def partition(pieces: Sequence[P], per_worker: int = _PARTITIONS_PER_WORKER) -> list[tuple[P, ...]]:
+def partition(pieces: Sequence[P], per_worker: int | None = None) -> list[tuple[P, ...]]:
     """Deal pieces out into partitions of about equal size.
 
     The order of windows is kept. A source that is read in order stays in one partition.
@@ -349,7 +350,8 @@ def partition(pieces: Sequence[P], per_worker: int = _PARTITIONS_PER_WORKER) -> 
         What to read.
     per_worker
         About how many partitions for each worker: more even out the load, fewer cost less where
-        each begins and ends with much work. A cluster gets more of them for large data.
+        each begins and ends with much work. By default 4, and 8 on a cluster, which also gets more
+        of them for large data.
     """
     target = _partition_bytes(pieces, per_worker)
     partitions: list[list[P]] = [[]]
@@ -364,13 +366,14 @@ def partition(pieces: Sequence[P], per_worker: int = _PARTITIONS_PER_WORKER) -> 
     return [tuple(p) for p in partitions if p]
 
 
-def _partition_bytes(pieces: Sequence[Piece], per_worker: int) -> float:
+def _partition_bytes(pieces: Sequence[Piece], per_worker: int | None) -> float:
     total = sum(piece.nbytes for piece in pieces)
     if all(piece.in_memory for piece in pieces):
-        return total / (schedulers.n_local_workers() * per_worker)
-    workers = n_workers()
+        return total / (schedulers.n_local_workers() * (per_worker or _PARTITIONS_PER_WORKER))
+    workers, on_cluster = n_workers(), schedulers.active_client() is not None
+    per_worker = per_worker or (_ON_A_CLUSTER if on_cluster else _PARTITIONS_PER_WORKER)
     target = total / (workers * per_worker)
-    if schedulers.active_client() is not None:
+    if on_cluster:
         least = total / (workers * max(per_worker, _MAX_PARTITIONS_PER_WORKER))
         target = max(least, min(target, _MAX_PARTITION_BYTES))
     if any(piece.inputs for piece in pieces):

@@ -176,6 +176,7 @@ class Awaiting(Piece):
 
     graph: object = None
     blocks: tuple = ()
+    name: str = ""
 
     @property
     def inputs(self):
