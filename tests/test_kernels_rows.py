@@ -61,7 +61,7 @@ def nearest(frame, x, centers):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("d", "k"), [(1, 1), (2, 4), (3, 5), (16, 9), (40, 33)])
+@pytest.mark.parametrize(("d", "k"), [(1, 1), (2, 4), (3, 5), (64, 9), (65, 9), (150, 33)])
 def test_two_nearest_is_what_it_says(d, k, dtype):
     lanes = vectors.lanes(dtype)
     rng = np.random.default_rng(0)
@@ -70,11 +70,14 @@ def test_two_nearest_is_what_it_says(d, k, dtype):
     halves = np.full(len(packed) * vectors.GROUP, np.inf, dtype)
     halves[:k] = rng.uniform(size=k)
     found, expected = (
-        [np.full(3 * lanes, -7, dtype) for _ in range(3)] + [np.full(3 * lanes, -7, np.int32)]
+        [np.full(3 * lanes, np.inf, dtype) for _ in range(3)] + [np.full(3 * lanes, -1, np.int32)]
         for _ in range(2)
     )
-    call(tile, 1, packed, frozen(halves), len(packed), *found)
-    vectors.two_nearest_plainly(tile, 1, packed, halves, len(packed), *expected)
+    half = -(-len(packed) // 2)  # at once, and in two parts
+    call(tile, 1, packed, frozen(halves), 0, half, *found)
+    if half < len(packed):
+        call(tile, 1, packed, halves, half, len(packed) - half, *found)
+    vectors.two_nearest_plainly(tile, 1, packed, halves, 0, len(packed), *expected)
     tolerance = 100 * np.finfo(dtype).eps
     for ours, plain in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, plain, rtol=tolerance, atol=tolerance)
@@ -83,18 +86,18 @@ def test_two_nearest_is_what_it_says(d, k, dtype):
 def test_two_nearest_of_nan_is_none():
     tile = frozen(np.full((1, 2, 16), np.nan, np.float32))
     packed = frozen(np.ones((1, 2, 4), np.float32))
-    best, second, norms = (np.zeros(16, np.float32) for _ in range(3))
-    labels = np.zeros(16, np.int32)
-    call(tile, 0, packed, frozen(np.ones(4, np.float32)), 1, best, second, norms, labels)
+    best, second, norms = (np.full(16, np.inf, np.float32) for _ in range(3))
+    labels = np.full(16, -1, np.int32)
+    call(tile, 0, packed, frozen(np.ones(4, np.float32)), 0, 1, best, second, norms, labels)
     assert (labels == -1).all()
     assert np.isinf(best).all()
 
 
 @numba.njit
 def call(  # noqa: PLR0917 - as the kernel
-    tile, block, centers, halves, n_groups, best, second, norms, labels
+    tile, block, centers, halves, first, n_groups, best, second, norms, labels
 ):
-    vectors.two_nearest(tile, block, centers, halves, n_groups, best, second, norms, labels)
+    vectors.two_nearest(tile, block, centers, halves, first, n_groups, best, second, norms, labels)
 
 
 @numba.njit

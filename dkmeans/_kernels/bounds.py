@@ -263,15 +263,14 @@ def compare(
             stop = min(start + kernels.LANES, starts[label + 1])
             kernels.load(rows, order, start, stop, rough_shift, unit, buffer, tile)
             n_blocks = -((start - stop) // lanes)
-            for block in range(n_blocks):
-                if is_all:
-                    vectors.two_nearest(
-                        tile, block, centers, halves, centers.shape[0], best, second, norms, found
-                    )
-                else:
-                    vectors.two_nearest(
-                        tile, block, some, some_halves, n_vectors, best, second, norms, found
-                    )
+            if is_all:
+                kernels.score(
+                    n_blocks, tile, centers, halves, centers.shape[0], best, second, norms, found
+                )
+            else:
+                kernels.score(
+                    n_blocks, tile, some, some_halves, n_vectors, best, second, norms, found
+                )
             done += (stop - start) * (1.0 if is_all else n_chosen / k)
             kernels.limits(n_blocks * lanes, best, second, norms, precision, reach)
             kernels.settle(

@@ -29,6 +29,7 @@ Int32 = npt.NDArray[np.int32]
 Rows = npt.NDArray[Any]
 
 LANES = 256
+_CACHED = 1 << 17  # bytes of centres
 SURELY = np.float32(2.0**-20)  # more than what rounding does to a distance kept as float32
 _LARGE = np.float32(2.0**100)  # no distance is more sure to be large than this
 
@@ -60,6 +61,36 @@ def load(
 
 
 @kernel
+def score(
+    n_blocks: int,
+    tile: Floats,
+    centers: Floats,
+    halves: Floats,
+    n_groups: int,
+    best: Floats,
+    second: Floats,
+    norms: Floats,
+    found: Int32,
+) -> None:
+    """Find the two least scores of the rows in the first blocks of a tile.
+
+    Parameters
+    ----------
+    n_blocks, tile
+        How many blocks, and (blocks + lanes, d, lanes).
+    centers, halves, n_groups, best, second, norms, found
+        See `vectors.two_nearest`.
+    """
+    best[:], second[:], found[:] = np.inf, np.inf, -1
+    # As many centres at a time as stay in the cache while all rows of the tile go by.
+    step = max(_CACHED // (centers.shape[1] * vectors.GROUP * centers.itemsize), 1)
+    for first in range(0, n_groups, step):
+        n = min(step, n_groups - first)
+        for block in range(n_blocks):
+            vectors.two_nearest(tile, block, centers, halves, first, n, best, second, norms, found)
+
+
+@kernel
 def all_sure(
     n: int, best: Floats, second: Floats, norms: Floats, precision: float, reach: float
 ) -> bool:
@@ -80,8 +111,8 @@ def limits(
     `best` becomes a bound above the distance to the nearest centre, `second` one below that to any
     other, and `norms`, |x|^2, how much two scores of a lane can differ by rounding alone, taken
     from their difference: what is not above 0 needs another look. `reach` is the largest |c|. A
-    score is a sum of d + 1 terms of at most |x| |c| and |c|^2 in all; offsets and centres are
-    rounded themselves before.
+    score is a sum of terms of at most |x| |c| and |c|^2 in all, each rounded so often as
+    `precision_of` tells; offsets and centres are rounded themselves before.
     """
     for lane in range(n):
         length = np.sqrt(norms[lane]) + reach
@@ -97,16 +128,23 @@ def limits(
 @kernel
 def nearest_exactly(rows: Rows, row: int, shift: Float64, offsets: Float64) -> int:
     """Return the nearest centre of one row, by differences, ties to the lowest; -1 for NaN."""
-    label, best = -1, np.inf
-    for c in range(offsets.shape[0]):
-        total = 0.0
+    label, best, last = -1, np.inf, offsets.shape[0] - 1
+    for c in range(0, offsets.shape[0], 4):  # four sums, so that none waits for another
+        c1, c2, c3 = min(c + 1, last), min(c + 2, last), min(c + 3, last)
+        totals = 0.0, 0.0, 0.0, 0.0
         for j in range(rows.shape[1]):
-            difference = (np.float64(rows[row, j]) - shift[j]) - offsets[c, j]
-            total += difference * difference
-        if np.isnan(total):
+            x = np.float64(rows[row, j]) - shift[j]
+            d0, d1 = x - offsets[c, j], x - offsets[c1, j]
+            d2, d3 = x - offsets[c2, j], x - offsets[c3, j]
+            totals = (
+                totals[0] + d0 * d0, totals[1] + d1 * d1,
+                totals[2] + d2 * d2, totals[3] + d3 * d3,
+            )  # fmt: skip
+        if np.isnan(totals[0]):
             return -1
-        if total < best or label < 0:
-            label, best = c, total
+        for i in range(4):
+            if totals[i] < best or label < 0:
+                label, best = min(c + i, last), totals[i]
     return label
 
 
@@ -208,10 +246,7 @@ def assign(
         stop = min(start + LANES, rows.shape[0])
         load(rows, nothing, start, stop, rough_shift, unit, buffer, tile)
         n_blocks = -((start - stop) // lanes)
-        for block in range(n_blocks):
-            vectors.two_nearest(
-                tile, block, centers, halves, centers.shape[0], best, second, norms, found
-            )
+        score(n_blocks, tile, centers, halves, centers.shape[0], best, second, norms, found)
         if upper.size == 0 and all_sure(stop - start, best, second, norms, precision, reach):
             labels[start:stop] = found[: stop - start]
             continue
@@ -231,7 +266,8 @@ def reach_of(offsets: Float64, halves: Floats) -> Any:
 @inline
 def precision_of(rows: Rows, halves: Floats) -> Any:
     """Return the error of a sum of so many terms, and of what they are made of."""
-    return (rows.shape[1] + 8) * np.finfo(halves.dtype).eps
+    n = min(rows.shape[1], vectors.TERMS) + rows.shape[1] // vectors.TERMS + 8
+    return n * np.finfo(halves.dtype).eps
 
 
 @kernel

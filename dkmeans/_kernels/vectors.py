@@ -21,9 +21,11 @@ Floats = npt.NDArray[np.floating[Any]]
 Int32 = npt.NDArray[np.int32]
 
 GROUP = 4  # centres at a time
+TERMS = 64  # of a sum; of more features, sums of so many are added up
 BYTES = 64  # of one feature of a block: two AVX vectors, or one of AVX-512
 
 _INDEX, _LABEL = ir.IntType(64), ir.IntType(32)
+_LABEL_BYTES = 4
 _FUSED = ("contract",)  # products and sums may be rounded once
 
 
@@ -51,13 +53,14 @@ def two_nearest_plainly(
     block: int,
     centers: Floats,
     halves: Floats,
+    first: int,
     n_groups: int,
     best: Floats,
     second: Floats,
     norms: Floats,
     labels: Int32,
 ) -> None:
-    """Write the two least scores of the lanes of a block, and which centre has the least.
+    """Bring the two least scores of the lanes of a block, and who has the least, up to date.
 
     Parameters
     ----------
@@ -66,19 +69,18 @@ def two_nearest_plainly(
     centers, halves
         Packed, (groups, d, GROUP), and (groups * GROUP,): half of |c|^2, infinite for those that
         are none.
-    n_groups
-        How many groups count.
+    first, n_groups
+        The first group to look at, and how many, at least one.
     best, second, labels
-        OUT (blocks * lanes,): the least score and the second least, infinite if there is none; and
-        the index of the centre, -1 for NaN.
+        OUT (blocks * lanes,): the least score and the second least of all groups so far, infinite
+        before the first; and the index of the centre, -1 before the first and for NaN.
     norms
         OUT (blocks * lanes,): |x|^2.
     """
     x = tile[block]
     where = slice(block * x.shape[1], (block + 1) * x.shape[1])
     norms[where] = (x * x).sum(axis=0)
-    best[where], second[where], labels[where] = np.inf, np.inf, -1
-    for c in range(n_groups * GROUP):
+    for c in range(first * GROUP, (first + n_groups) * GROUP):
         score = halves[c] - centers[c // GROUP, :, c % GROUP] @ x
         nearer = score < best[where]
         loser = np.where(nearer, best[where], score)
@@ -119,11 +121,11 @@ class _Writer:
         first = self.builder.insert_element(nothing, value, _LABEL(0))
         return self.builder.shuffle_vector(first, nothing, ir.Constant(self.ints, [0] * self.lanes))
 
-    def load(self, data: Any, place: Any) -> Any:
-        """Read a vector."""
+    def load(self, data: Any, place: Any, kind: Any = None, itemsize: int | None = None) -> Any:
+        """Read a vector, of floats if not told."""
         place = self.builder.gep(data, [place])
-        pointer = self.builder.bitcast(place, self.floats.as_pointer())
-        return self.builder.load(pointer, align=self.itemsize)
+        pointer = self.builder.bitcast(place, (kind or self.floats).as_pointer())
+        return self.builder.load(pointer, align=itemsize or self.itemsize)
 
     def store(self, value: Any, data: Any, place: Any, itemsize: int) -> None:
         """Write a vector."""
@@ -174,12 +176,42 @@ class _Writer:
 
 def _write_nearest(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """Write `two_nearest_plainly` in LLVM's language."""
-    arrays = {i: array_of(context, builder, signature, args, i) for i in (0, 2, 3, 5, 6, 7, 8)}
+    arrays = {i: array_of(context, builder, signature, args, i) for i in (0, 2, 3, 6, 7, 8, 9)}
+    n_features = arrays[0][1][1]
+    is_short = builder.icmp_unsigned("<=", n_features, _INDEX(TERMS))
+    with builder.if_else(is_short) as (short, long):
+        for branch, in_parts in ((short, False), (long, True)):
+            with branch:
+                _write_groups(context, builder, signature, args, arrays, in_parts=in_parts)
+    return context.get_dummy_value()
+
+
+def _write_groups(
+    context: Any, builder: Any, signature: Any, args: Any, arrays: Any, *, in_parts: bool
+) -> None:
+    """Write it for up to TERMS features; or for any, in parts of so many."""
     (tile, shape), (centers, _), (halves, _) = arrays[0], arrays[2], arrays[3]
     element = context.get_data_type(signature.args[0].dtype)
     write = _Writer(builder, element, context.get_abi_sizeof(element))
     n_features, start = shape[1], builder.mul(args[1], _INDEX(write.lanes))
     row = builder.mul(start, n_features)
+    zero = ir.Constant(write.floats, [0.0] * write.lanes)
+
+    def over_features(body: Any, first: list[Any]) -> list[Any]:
+        """Add up what `body` adds for each feature, in parts, so that rounding adds up less."""
+        if not in_parts:
+            return write.loop(n_features, first, body)
+
+        def part(number: Any, totals: list[Any]) -> list[Any]:
+            begin = builder.mul(number, _INDEX(TERMS))
+            left = builder.sub(n_features, begin)
+            is_last = builder.icmp_unsigned("<", left, _INDEX(TERMS))
+            n = builder.select(is_last, left, _INDEX(TERMS))
+            sums = write.loop(n, [zero] * len(first), lambda j, s: body(builder.add(begin, j), s))
+            return [builder.fadd(t, s) for t, s in zip(totals, sums, strict=True)]
+
+        n_parts = builder.udiv(builder.add(n_features, _INDEX(TERMS - 1)), _INDEX(TERMS))
+        return write.loop(n_parts, first, part)
 
     def feature(j: Any) -> Any:
         return write.load(tile, builder.add(row, builder.mul(j, _INDEX(write.lanes))))
@@ -189,7 +221,7 @@ def _write_nearest(context: Any, builder: Any, signature: Any, args: Any) -> Any
         return [write.add_product(state[0], x, x)]
 
     def group(number: Any, state: list[Any]) -> list[Any]:
-        first = builder.mul(number, _INDEX(GROUP))
+        first = builder.mul(builder.add(args[4], number), _INDEX(GROUP))
         packed = builder.mul(first, n_features)
 
         def scores(j: Any, state: list[Any]) -> list[Any]:
@@ -198,7 +230,7 @@ def _write_nearest(context: Any, builder: Any, signature: Any, args: Any) -> Any
             centre = write.group(centers, place, write.floats)
             return [write.less_product(s, x, c) for s, c in zip(state, centre, strict=True)]
 
-        found = write.loop(n_features, write.group(halves, first, write.floats), scores)
+        found = over_features(scores, write.group(halves, first, write.floats))
         best, second, label = state
         for i, score in enumerate(found):
             nearer = builder.fcmp_ordered("<", score, best)
@@ -209,16 +241,13 @@ def _write_nearest(context: Any, builder: Any, signature: Any, args: Any) -> Any
             best = builder.select(nearer, score, best)
         return [best, second, label]
 
-    none = ir.Constant(write.floats, [float("inf")] * write.lanes)
-    zero = ir.Constant(write.floats, [0.0] * write.lanes)
-    (norm,) = write.loop(n_features, [zero], square)
-    nobody = ir.Constant(write.ints, [-1] * write.lanes)
-    found = write.loop(args[4], [none, none, nobody], group)
-    for i, value, itemsize in zip(
-        (5, 6, 7, 8), (*found[:2], norm, found[2]), (*[write.itemsize] * 3, 4), strict=True
-    ):
-        write.store(value, arrays[i][0], start, itemsize)
-    return context.get_dummy_value()
+    (norm,) = over_features(square, [zero])
+    floats = [write.load(arrays[i][0], start) for i in (6, 7)]
+    names = write.load(arrays[9][0], start, write.ints, _LABEL_BYTES)
+    found = write.loop(args[5], [*floats, names], group)
+    for i, value in zip((6, 7, 8), (*found[:2], norm), strict=True):
+        write.store(value, arrays[i][0], start, write.itemsize)
+    write.store(found[2], arrays[9][0], start, _LABEL_BYTES)
 
 
 def _write_transpose(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -252,4 +281,6 @@ def _write_transpose(context: Any, builder: Any, signature: Any, args: Any) -> A
 
 
 transpose = intrinsic(transpose_plainly, _write_transpose, (2,)) if JIT else transpose_plainly
-two_nearest = intrinsic(two_nearest_plainly, _write_nearest, (1, 4)) if JIT else two_nearest_plainly
+two_nearest = (
+    intrinsic(two_nearest_plainly, _write_nearest, (1, 4, 5)) if JIT else two_nearest_plainly
+)
