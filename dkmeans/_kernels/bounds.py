@@ -220,7 +220,7 @@ def compare(
     rows: Rows,
     order: Int64,
     starts: Int64,
-    n_groups: int,
+    n_labels: int,
     shift: Float64,
     rough_shift: Floats,
     unit: float,
@@ -246,7 +246,7 @@ def compare(
     some, some_halves = np.zeros_like(centers), np.zeros_like(halves)
     reach, precision = kernels.reach_of(offsets, halves), kernels.precision_of(rows, halves)
     done = 0.0
-    for label in range(n_groups):
+    for label in range(n_labels):
         if starts[label] == starts[label + 1]:
             continue
         n_chosen: Any = k
@@ -258,19 +258,14 @@ def compare(
             radius = 2 * radius * _ABOVE
             n_chosen = choose(near[label], radius, centers, halves, names, some, some_halves)
         is_all = n_chosen > k * (1 - _SPARED)
-        n_vectors = -(-n_chosen // vectors.GROUP)
+        packed, squares, n_groups = centers, halves, centers.shape[0]
+        if not is_all:
+            packed, squares, n_groups = some, some_halves, -(-n_chosen // vectors.GROUP)
         for start in range(starts[label], starts[label + 1], kernels.LANES):
             stop = min(start + kernels.LANES, starts[label + 1])
             kernels.load(rows, order, start, stop, rough_shift, unit, buffer, tile)
             n_blocks = -((start - stop) // lanes)
-            if is_all:
-                kernels.score(
-                    n_blocks, tile, centers, halves, centers.shape[0], best, second, norms, found
-                )
-            else:
-                kernels.score(
-                    n_blocks, tile, some, some_halves, n_vectors, best, second, norms, found
-                )
+            kernels.score(n_blocks, tile, packed, squares, n_groups, best, second, norms, found)
             done += (stop - start) * (1.0 if is_all else n_chosen / k)
             kernels.limits(n_blocks * lanes, best, second, norms, precision, reach)
             kernels.settle(
