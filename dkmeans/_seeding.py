@@ -12,7 +12,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 _PARTS = 8  # of the work on many points, for threads
-_SMALL = 1 << 18  # numbers; below this, threads cost more than they save
+_SMALL = 1 << 22  # numbers; below this, threads cost more than they save
 
 
 def kmeans_plusplus(
