@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,12 +50,8 @@ Seeding = Callable[[Float64, Float64, int, np.random.Generator], Float64]
 Watch = Callable[[int, Float64], bool]
 
 
-class Summary(Protocol[T]):
-    """Weighted points, at depths from coarse to exact.
-
-    A summary may have `begin(n_clusters, depth)` too, which returns `Steps`; they give what
-    `assign` and `inertia` do.
-    """
+class Summary(Protocol[T_co]):
+    """Weighted points, at depths from coarse to exact."""
 
     depths: tuple[int, ...]
 
@@ -76,42 +72,25 @@ class Summary(Protocol[T]):
     def points(self, depth: int) -> tuple[Float64, Float64]:
         """Return the points at `depth`, (n, d), and their weights."""
 
-    def assign(self, centers: Float64, depth: int) -> T:
-        """Add each point to its nearest centre."""
+    def begin(self, n_clusters: int, depth: int) -> "Steps[T_co]":
+        """Return the steps of one run over the points at `depth`."""
 
-    def inertia(self, centers: Float64, totals: T, depth: int) -> float:
-        """Return the weighted sum of squared distances behind the totals of `assign`."""
-
-    def farthest(self, centers: Float64, n: int, depth: int) -> Iterator[tuple[int, T]]:
+    def farthest(self, centers: Float64, n: int, depth: int) -> Iterator[tuple[int, T_co]]:
         """Yield the points farthest from their centres, each with its cluster."""
 
 
 class Steps(Protocol[T_co]):
-    """The steps of one run, where a summary has such that know of each other: see `begin`."""
+    """The steps of one run. They may know of each other."""
 
-    labels: npt.NDArray[np.int32]
+    @property
+    def labels(self) -> npt.NDArray[np.int32] | None:
+        """The index of the nearest centre of each point in the last step, if it is kept."""
 
     def assign(self, centers: Float64) -> T_co:
         """Add each point to its nearest centre."""
 
     def inertia(self) -> float:
         """Return the weighted sum of squared distances from the last centres."""
-
-
-class _Steps(Generic[T]):
-    """Steps of a summary for which each is the first."""
-
-    labels = None
-
-    def __init__(self, summary: Summary[T], depth: int) -> None:
-        self._summary, self._depth = summary, depth
-
-    def assign(self, centers: Float64) -> T:
-        self._last = centers, self._summary.assign(centers, self._depth)
-        return self._last[1]
-
-    def inertia(self) -> float:
-        return self._summary.inertia(*self._last, self._depth)
 
 
 @dataclass(frozen=True)
@@ -235,8 +214,7 @@ def _iterate(
     reason: StopReason = "max_iter"
     n_iter = 0
     means = centers
-    begin = getattr(summary, "begin", None)
-    steps = begin(len(centers), depth) if begin else _Steps(summary, depth)
+    steps = summary.begin(len(centers), depth)
     for n_iter in range(1, max_iter + 1):
         totals = steps.assign(centers)
         last, means = means, _means(summary, centers, totals, depth)

@@ -44,9 +44,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     weights are read once too, however many, if few of them are distinct: then these are counted.
     8-bit rows of one or three features always are.
     """
-    limit = _summary_rows.size(
-        data.n_rows, options.n_clusters, data.n_features, data.dtype.itemsize
-    )
+    limit = _summary_rows.size(options.n_clusters, data.n_features, data.dtype.itemsize)
     if data.n_rows > limit and _is_colour(data):
         fitted = _fit_colours(passes, data, options)
         if fitted is not None:
@@ -172,7 +170,7 @@ def _fit_colours(passes: Passes, data: Table, options: Options) -> Fit | None:
     frame = Frame.of(ranges, mean, np.dtype(np.uint8), weighted=False)
     init = "k-means++" if options.init == "k-means||" else None  # on all colours: as good
     solution = _solve(summary, options, _given(options), init)
-    return Fit(frame, _as_rows(summary.colours(), summary.counts, frame, solution), ranges)
+    return Fit(frame, _as_rows(colours, summary.counts, frame, solution), ranges)
 
 
 def _fit_distinct(look: Look, options: Options) -> Fit:

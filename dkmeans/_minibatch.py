@@ -142,9 +142,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fitted:
 
     Memory: the summary, see `_summary_rows.size`.
     """
-    limit = _summary_rows.size(
-        data.n_rows, options.n_clusters, data.n_features, data.dtype.itemsize
-    )
+    limit = _summary_rows.size(options.n_clusters, data.n_features, data.dtype.itemsize)
     seed = int(options.rng.randint(np.iinfo(np.int32).max))
     look = _summary_rows.look(passes, data, limit, seed)
     options.check(look.ranges)

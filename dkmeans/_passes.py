@@ -190,11 +190,6 @@ class Ticker:
         if self._cancelled:
             raise Cancelled
 
-    @property
-    def is_local(self) -> bool:
-        """Whether the pass was started in this process."""
-        return self._advance is not None
-
     def __enter__(self) -> Self:
         with self._idle:
             if self._cancelled:

@@ -279,6 +279,10 @@ class ColourSummary:
         weights, sums = self._tree.level(depth)
         return sums[:, : self.bands] / weights[:, None], weights.astype(np.float64)
 
+    def begin(self, n_clusters: int, depth: int) -> "_ColourSteps":  # noqa: ARG002 - steps of rows ask
+        """Return the steps of one run over the points at `depth`."""
+        return _ColourSteps(self, depth)
+
     def assign(self, centers: Float64, depth: int) -> Totals:
         """Add each point at `depth` to its nearest centre; `centers` is (k, bands) float64."""
         centers = _in_rgb(centers)
@@ -317,6 +321,24 @@ class ColourSummary:
             weight = weights[i : i + 1].astype(np.int64)
             sums = np.rint(points[i : i + 1] * weights[i]).astype(np.int64)
             yield labels[i], Totals(weight, sums)
+
+
+class _ColourSteps:
+    """Steps over colours; each is as the first. Implements `dkmeans._lloyd.Steps`."""
+
+    labels = None
+
+    def __init__(self, summary: ColourSummary, depth: int) -> None:
+        self._summary, self._depth = summary, depth
+
+    def assign(self, centers: Float64) -> Totals:
+        """Add each point to its nearest centre."""
+        self._last = centers, self._summary.assign(centers, self._depth)
+        return self._last[1]
+
+    def inertia(self) -> float:
+        """Return the weighted sum of squared distances from the last centres."""
+        return self._summary.inertia(*self._last, self._depth)
 
 
 class _Octree:

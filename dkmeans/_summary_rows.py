@@ -20,25 +20,21 @@ from dkmeans._tables_blocks import MemorySource
 
 MIN_ROWS = 1 << 17
 ROWS_PER_CLUSTER = 5000
-SAMPLED_PER_CLUSTER = 5000
 MAX_BYTES = 1 << 29
 _START_SHARE = 8  # restarts run on one row in so many of a sample
 _TABLE = 2  # axes
 _SHARES = 4  # of the search for equal rows, for threads
 
 
-def size(n_rows: int, n_clusters: int, n_features: int, itemsize: int) -> int:
-    """Return how many of `n_rows` rows a summary holds: all, or those of a sample.
+def size(n_clusters: int, n_features: int, itemsize: int) -> int:
+    """Return how many rows a summary holds at the most; of more rows it has a sample of as many.
 
-    Up to 5,000 rows for each cluster are kept, and of more a sample of as many: from it Lloyd's
-    algorithm ends 0.1 % above where it ends from all rows, and two or three passes that refine it
-    win that. From 2,000 for each it ends 1 % above, and it takes ten passes and more.
+    That is 5,000 for each cluster: from such a sample Lloyd's algorithm ends 0.1 % above where it
+    ends from all rows, and two or three passes that refine it win that. From 2,000 for each it ends
+    1 % above, and it takes ten passes and more.
     """
     room = max(MAX_BYTES // (n_features * itemsize), 20 * n_clusters)
-    most = min(max(MIN_ROWS, ROWS_PER_CLUSTER * n_clusters), room)
-    if n_rows <= most:
-        return most
-    return min(max(MIN_ROWS, SAMPLED_PER_CLUSTER * n_clusters), room)
+    return min(max(MIN_ROWS, ROWS_PER_CLUSTER * n_clusters), room)
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,16 +315,6 @@ class RowSummary:
         """Return the steps of one run over the rows at `depth`."""
         weights = None if self.weights is None else self.weights[:depth]
         return Steps(self.frame, self.rows[:depth], weights, n_clusters)
-
-    def assign(self, centers: Float64, depth: int) -> RowTotals:
-        """Add each row at `depth` to its nearest centre."""
-        return self.begin(len(centers), depth).assign(centers)
-
-    def inertia(self, centers: Float64, totals: RowTotals, depth: int) -> float:  # noqa: ARG002 - they follow from the centres
-        """Return the weighted sum of squared distances of the rows to their nearest centres."""
-        run = self.begin(len(centers), depth)
-        run.assign(centers)
-        return run.inertia()
 
     def look_again(
         self, centers: Float64, rows: Rows, weights: Float64 | None

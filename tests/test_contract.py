@@ -55,7 +55,6 @@ def small_summary(monkeypatch):
     """Make summaries so small that a few thousand rows are refined in passes."""
     monkeypatch.setattr(summary_rows, "MIN_ROWS", 500)
     monkeypatch.setattr(summary_rows, "ROWS_PER_CLUSTER", 100)
-    monkeypatch.setattr(summary_rows, "SAMPLED_PER_CLUSTER", 100)
 
 
 @pytest.fixture(scope="module", params=[1, 2, 4])

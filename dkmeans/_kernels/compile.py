@@ -27,17 +27,12 @@ def kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return _compile(function, nogil=True, error_model="numpy")
 
 
-def fused_kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Compile `function` as `kernel` does, with products and sums rounded once where they meet.
-
-    The processor's fused multiply-add is twice as fast. The same bits come out on every run, but
-    perhaps others on a processor that has none.
-    """
-    return _compile(function, nogil=True, error_model="numpy", fastmath={"contract"})
-
-
 def reordered_kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Compile `function` as `fused_kernel` does, with sums in any order: for bounds only."""
+    """Compile `function` as `kernel` does, with products and sums fused, and sums in any order.
+
+    That is faster. The same bits come out on every run, but others on another processor: for
+    bounds only.
+    """
     return _compile(function, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 
