@@ -227,17 +227,7 @@ class Centers:
         """Return the label of each row, (n,) int32; -1 for rows with NaN. See `kernels.assign`."""
         if labels is None:
             labels = np.empty(len(values), np.int32)
-        kernels.assign(
-            values,
-            self.frame.shift,
-            self.frame.rough_shift(values.dtype),
-            self.frame.unit,
-            self.offsets,
-            self.packed,
-            self.halves,
-            labels,
-            *(_NO_BOUNDS if bounds is None else bounds),
-        )
+        kernels.assign(*self._prepared(values), labels, *(_NO_BOUNDS if bounds is None else bounds))
         return labels
 
     def assign_again(self, values: Rows, known: Known) -> None:
@@ -246,13 +236,7 @@ class Centers:
             self.assign(values, known.labels, known.bounds)
             return
         bound_kernels.reassign(
-            values,
-            self.frame.shift,
-            self.frame.rough_shift(values.dtype),
-            self.frame.unit,
-            self.offsets,
-            self.packed,
-            self.halves,
+            *self._prepared(values),
             known.labels,
             *known.bounds,
             self.moves.drifts,
@@ -260,6 +244,12 @@ class Centers:
             self.moves.between,
             known.habits,
         )
+
+    def _prepared(self, values: Rows) -> tuple[Rows, Float64, Any, float, Float64, Any, Any]:
+        """Return rows and these centres as the kernels that compare them take both."""
+        frame = self.frame
+        rough_shift = frame.rough_shift(values.dtype)
+        return values, frame.shift, rough_shift, frame.unit, self.offsets, self.packed, self.halves
 
     def measure(
         self, values: Rows, weights: Float64 | None, labels: Int32, totals: "RowTotals"

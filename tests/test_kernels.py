@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -492,9 +493,11 @@ def test_nearest_gives_label_and_distance(d):
 
 
 @compiled_only
-def test_kernels_are_plain_python():
+@pytest.mark.parametrize("module", ["test_kernels.py", "test_kernels_rows.py"])
+def test_kernels_are_plain_python(module):
+    tests = str(Path(__file__).with_name(module))
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests],
         env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
         capture_output=True,
         text=True,

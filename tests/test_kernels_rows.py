@@ -1,9 +1,5 @@
 """The kernels of rows of features, against plain NumPy."""
 
-import os
-import subprocess
-import sys
-
 import numba
 import numpy as np
 import pytest
@@ -12,7 +8,6 @@ from dkmeans._frame import Frame, Ranges
 from dkmeans._frame_moves import Known, Moves
 from dkmeans._kernels import bounds, hashes, rows, vectors
 
-compiled_only = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="runs the others without JIT")
 # As plain Python, kernels warn of integers that wrap round in hashes, and of infinity less itself.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
@@ -263,18 +258,6 @@ def test_any_equal_finds_two(n):
     assert not any(hashes.any_equal(values, share, 4) for share in range(4))
     values = np.append(values, values[n // 2])
     assert [hashes.any_equal(values, share, 4) for share in range(4)].count(True) == 1
-
-
-@compiled_only
-def test_kernels_are_plain_python():
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
 
 
 def test_lanes_are_whole_vectors():

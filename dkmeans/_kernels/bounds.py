@@ -237,11 +237,9 @@ def compare(
     Returns as how many rows it has compared, had each been compared with all centres.
     """
     k = offsets.shape[0]
-    lanes = vectors.BYTES // centers.itemsize
-    tile = np.zeros((kernels.LANES // lanes + lanes, centers.shape[1], lanes), centers.dtype)
-    buffer = np.zeros((lanes, -(-rows.shape[1] // lanes) * lanes), centers.dtype)
-    best, second = np.zeros(kernels.LANES, centers.dtype), np.zeros(kernels.LANES, centers.dtype)
-    norms, found = np.zeros(kernels.LANES, centers.dtype), np.empty(kernels.LANES, np.int32)
+    n_lanes = kernels.LANES
+    tile, buffer, best, second, norms, found = vectors.room(n_lanes, rows.shape[1], centers)
+    lanes = tile.shape[2]
     names, everyone = np.empty(k + 1, np.int64), np.empty(0, np.int64)
     some, some_halves = np.zeros_like(centers), np.zeros_like(halves)
     reach, precision = kernels.reach_of(offsets, halves), kernels.precision_of(rows, halves)

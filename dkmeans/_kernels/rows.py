@@ -234,12 +234,8 @@ def assign(
         OUT (n,), or (0,) if not wanted: times `unit`, at most so far is the nearest centre from
         each row, and at least so far any other; infinity and 0 if the row was looked at twice.
     """
-    dtype = centers.dtype
-    lanes = vectors.BYTES // centers.itemsize
-    tile = np.zeros((LANES // lanes + lanes, centers.shape[1], lanes), dtype)
-    buffer = np.zeros((lanes, -(-rows.shape[1] // lanes) * lanes), dtype)
-    best, second, norms = np.zeros(LANES, dtype), np.zeros(LANES, dtype), np.zeros(LANES, dtype)
-    found = np.empty(LANES, np.int32)
+    tile, buffer, best, second, norms, found = vectors.room(LANES, rows.shape[1], centers)
+    lanes = tile.shape[2]
     nothing = np.empty(0, np.int64)
     reach, precision = reach_of(offsets, halves), precision_of(rows, halves)
     for start in range(0, rows.shape[0], LANES):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from dkmeans._kernels.compile import JIT, array_of, intrinsic
+from dkmeans._kernels.compile import JIT, array_of, intrinsic, kernel
 
 Floats = npt.NDArray[np.floating[Any]]
 Int32 = npt.NDArray[np.int32]
@@ -37,6 +37,19 @@ def lanes(dtype: npt.DTypeLike) -> int:
 def width(n_features: int, dtype: npt.DTypeLike) -> int:
     """Return how many columns the rows for `transpose` have: whole vectors."""
     return -(-n_features // lanes(dtype)) * lanes(dtype)
+
+
+@kernel
+def room(n_rows: int, n_features: int, centers: Floats) -> tuple[Any, ...]:
+    """Return a tile of rows, the rows for `transpose`, and what `two_nearest` writes of a tile.
+
+    The last is the least scores, the second least, the norms and the labels. `centers` are packed.
+    """
+    n_lanes = BYTES // centers.itemsize
+    tile = np.zeros((n_rows // n_lanes + n_lanes, centers.shape[1], n_lanes), centers.dtype)
+    rows = np.zeros((n_lanes, -(-n_features // n_lanes) * n_lanes), centers.dtype)
+    best, second = np.zeros(n_rows, centers.dtype), np.zeros(n_rows, centers.dtype)
+    return tile, rows, best, second, np.zeros(n_rows, centers.dtype), np.empty(n_rows, np.int32)
 
 
 def pack(centers: Floats) -> Floats:
