@@ -4,102 +4,20 @@ Whatever imports slowly is imported inside the commands, so that help comes at o
 """
 
 import io
-import os
-import re
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import click
 
+from dkmeans._cli_errors import SOME_FAILED, Commands
+from dkmeans._cli_jobs import job_options, run
 from dkmeans._report_words import printable
-from dkmeans._validation import DkmeansError, InvalidArgumentError
-
-SOME_FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 128 + 2, 128 + 15
-
-_CONNECT_SECONDS = 10
-
-# What the library calls by other names. Its errors begin with the name of the argument.
-_OPTIONS = {"n_colors": "--colors", "n_init": "--n-init", "seed": "--seed", "staging": "--staging"}
-
-
-class _Termination(KeyboardInterrupt):
-    """SIGTERM, taken like Ctrl-C."""
-
-
-class _Commands(click.Group):
-    """Commands that end in an exit status and one sentence, whatever goes wrong."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for."""
-        try:
-            with _sigterm_interrupts():
-                return super().invoke(ctx)
-        except (Exception, KeyboardInterrupt) as error:
-            explained = _explain(error)
-            if explained is None or os.environ.get("DKMEANS_DEBUG") == "1":
-                raise
-            status, sentence = explained
-            click.echo(f"dkmeans: {printable(sentence)}", err=True)
-            ctx.exit(status)
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM raise an exception in the main thread, so that work is tidied up."""
-
-    def terminate(*_: object) -> None:
-        raise _Termination
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _explain(error: BaseException) -> tuple[int, str] | None:
-    """Return the exit status and the sentence for an error, or None if it is a bug of ours."""
-    if isinstance(error, KeyboardInterrupt):
-        by_signal = isinstance(error, _Termination)
-        status, what = (TERMINATED, "terminated") if by_signal else (INTERRUPTED, "interrupted")
-        return status, f"{what}; nothing was left half-written"
-    reason = _in_options(_reason(error))
-    status = WRONG_USE if isinstance(error, InvalidArgumentError) else SOME_FAILED
-    return None if reason is None else (status, f"error: {reason}")
-
-
-def _in_options(reason: str | None) -> str | None:
-    """Name options as the command line does."""
-    if reason is None:
-        return None
-    name, space, rest = reason.partition(" ")
-    sentence = _OPTIONS.get(name, name) + space + rest
-    return sentence.replace(", or overwrite.", ", or give --overwrite.")
-
-
-def _reason(error: BaseException) -> str | None:
-    distributed = sys.modules.get("distributed")
-    if isinstance(error, DkmeansError):
-        return str(error)
-    if isinstance(error, BrokenPipeError):
-        return None  # whoever read our output has gone; click ends quietly
-    if isinstance(error, OSError):
-        where = "" if error.filename is None else f"{error.filename}: "
-        return f"{where}{error.strerror or error}."
-    if isinstance(error, MemoryError):
-        return "out of memory; use fewer workers, or a machine with more."
-    if distributed and isinstance(error, distributed.KilledWorker):
-        return f"worker processes died, most likely for want of memory. {error}"
-    return None
+from dkmeans._validation import DkmeansError
 
 
 @click.group(
-    cls=_Commands,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="dkmeans", prog_name="dkmeans", message="%(prog)s %(version)s")
@@ -109,33 +27,6 @@ def cli() -> None:
     Exit status: 0 if all was done, 1 if a source or the work failed, 2 for wrong use, 130 if
     interrupted, 143 if terminated.
     """
-
-
-class _Command(Protocol):
-    """A function that click makes a command of."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> None: ...
-
-
-def _job_options(command: _Command) -> _Command:
-    """Add the options of commands that read many pixels."""
-    for option in (
-        click.option("--quiet", is_flag=True, help="Show neither progress nor a summary."),
-        click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
-        click.option(
-            "--workers",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Work in N processes of one thread each, instead of threads.",
-        ),
-        click.option(
-            "--scheduler",
-            metavar="ADDRESS",
-            help="Work on the Dask cluster whose scheduler has this address, as tcp://host:8786.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @cli.command()
@@ -169,7 +60,7 @@ def _job_options(command: _Command) -> _Command:
     metavar="FOLDER",
     help="Where to keep decoded pixels between the passes; beside OUTPUT by default.",
 )
-@_job_options
+@job_options
 @click.pass_context
 def quantize(ctx: click.Context, /, sources: tuple[str, ...], output: str, **options: Any) -> None:
     """Reduce images to one palette.
@@ -183,7 +74,7 @@ def quantize(ctx: click.Context, /, sources: tuple[str, ...], output: str, **opt
     colors, palette = options.pop("colors"), options.pop("palette")
     if palette is not None and _is_given(ctx, "colors"):
         raise click.UsageError("--colors and --palette exclude each other.", ctx)
-    _run(
+    run(
         ctx,
         partial(
             images.quantize,
@@ -200,7 +91,7 @@ def quantize(ctx: click.Context, /, sources: tuple[str, ...], output: str, **opt
 @cli.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("store")
-@_job_options
+@job_options
 @click.pass_context
 def ingest(ctx: click.Context, /, sources: tuple[str, ...], store: str, **options: Any) -> None:
     """Copy images into a Zarr store, which is read in parallel and in any order.
@@ -210,7 +101,7 @@ def ingest(ctx: click.Context, /, sources: tuple[str, ...], store: str, **option
     """
     from dkmeans import _report, images  # noqa: PLC0415 - slow
 
-    _run(ctx, partial(images.ingest, sources, store), _report.print_ingested, **options)
+    run(ctx, partial(images.ingest, sources, store), _report.print_ingested, **options)
 
 
 @cli.command()
@@ -251,87 +142,6 @@ def info(ctx: click.Context, paths: tuple[str, ...]) -> None:
 def _is_given(ctx: click.Context, name: str) -> bool:
     """Whether the user gave an option, rather than its default applying."""
     return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-
-
-def _run(
-    ctx: click.Context,
-    work: Callable[..., Any],
-    show: Callable[..., None],
-    *,
-    scheduler: str | None,
-    workers: int | None,
-    quiet: bool,
-    **options: Any,
-) -> None:
-    """Do the work on the scheduler asked for, show the result, and exit with 1 if a source failed.
-
-    `work` takes the options and `progress`; `show` takes the result, the seconds it took and the
-    peak memory.
-    """
-    from dkmeans import _report, _report_progress  # noqa: PLC0415 - slow
-
-    if scheduler is not None and workers is not None:
-        raise click.UsageError("--scheduler and --workers exclude each other.", ctx)
-    if scheduler is not None and not re.fullmatch(r"([a-z]+://)?[^\s/]+:\d+", scheduler):
-        raise click.BadParameter(
-            f"{scheduler!r} is no address; expected one such as tcp://10.0.0.5:8786.",
-            ctx,
-            param_hint="--scheduler",
-        )
-    progress = None if quiet else _report_progress.ConsoleProgress()
-    with _on_scheduler(scheduler, workers), _report_progress.notes(progress):
-        start = time.perf_counter()
-        result = work(**options, progress=progress)
-        seconds, peak = time.perf_counter() - start, _report.peak_memory()
-    if not quiet:
-        show(result, seconds=seconds, peak=peak)
-    if _report.print_failures(result.report):
-        ctx.exit(SOME_FAILED)
-
-
-@contextmanager
-def _on_scheduler(address: str | None, workers: int | None) -> Iterator[None]:
-    """Make a cluster the active Dask scheduler, if one was asked for."""
-    if address is None and workers is None:
-        yield
-        return
-    from distributed import Client, LocalCluster  # noqa: PLC0415 - slow
-
-    if workers is not None:
-        with _sigint_withheld():
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                silence_logs="CRITICAL",  # what matters is raised too; an interruption logs much
-                dashboard_address=None,
-                # Without a dashboard there is still an HTTP server, by default at a fixed port.
-                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-            )
-        with cluster, Client(cluster):
-            yield
-        return
-    with Client(address, timeout=_CONNECT_SECONDS):
-        yield
-
-
-@contextmanager
-def _sigint_withheld() -> Iterator[None]:
-    """Keep Ctrl-C from the threads and processes begun meanwhile: the main thread will see to them.
-
-    Else each worker process would tell of its interruption in many lines.
-    """
-    from multiprocessing import resource_tracker  # noqa: PLC0415 - slow
-
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # begun later, it would let Ctrl-C through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def main() -> None:

@@ -1,0 +1,89 @@
+"""How commands end: an exit status and one sentence, whatever goes wrong."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from dkmeans._report_words import printable
+from dkmeans._validation import DkmeansError, InvalidArgumentError
+
+SOME_FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 128 + 2, 128 + 15
+
+# What the library calls by other names. Its errors begin with the name of the argument.
+_OPTIONS = {"n_colors": "--colors", "n_init": "--n-init", "seed": "--seed", "staging": "--staging"}
+
+
+class _Termination(KeyboardInterrupt):
+    """SIGTERM, taken like Ctrl-C."""
+
+
+class Commands(click.Group):
+    """Commands that end in an exit status and one sentence, whatever goes wrong."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            with _sigterm_interrupts():
+                return super().invoke(ctx)
+        except (Exception, KeyboardInterrupt) as error:
+            explained = _explain(error)
+            if explained is None or os.environ.get("DKMEANS_DEBUG") == "1":
+                raise
+            status, sentence = explained
+            click.echo(f"dkmeans: {printable(sentence)}", err=True)
+            ctx.exit(status)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM raise an exception in the main thread, so that work is tidied up."""
+
+    def terminate(*_: object) -> None:
+        raise _Termination
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _explain(error: BaseException) -> tuple[int, str] | None:
+    """Return the exit status and the sentence for an error, or None if it is a bug of ours."""
+    if isinstance(error, KeyboardInterrupt):
+        by_signal = isinstance(error, _Termination)
+        status, what = (TERMINATED, "terminated") if by_signal else (INTERRUPTED, "interrupted")
+        return status, f"{what}; nothing was left half-written"
+    reason = _in_options(_reason(error))
+    status = WRONG_USE if isinstance(error, InvalidArgumentError) else SOME_FAILED
+    return None if reason is None else (status, f"error: {reason}")
+
+
+def _in_options(reason: str | None) -> str | None:
+    """Name options as the command line does."""
+    if reason is None:
+        return None
+    name, space, rest = reason.partition(" ")
+    sentence = _OPTIONS.get(name, name) + space + rest
+    return sentence.replace(", or overwrite.", ", or give --overwrite.")
+
+
+def _reason(error: BaseException) -> str | None:
+    distributed = sys.modules.get("distributed")
+    if isinstance(error, DkmeansError):
+        return str(error)
+    if isinstance(error, BrokenPipeError):
+        return None  # whoever read our output has gone; click ends quietly
+    if isinstance(error, OSError):
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror or error}."
+    if isinstance(error, MemoryError):
+        return "out of memory; use fewer workers, or a machine with more."
+    if distributed and isinstance(error, distributed.KilledWorker):
+        return f"worker processes died, most likely for want of memory. {error}"
+    return None
