@@ -44,7 +44,7 @@ T = TypeVar("T", bound=Totals)
 T_co = TypeVar("T_co", bound=Totals, covariant=True)
 
 # Takes points, (n, d), their weights, how many centres to choose, and the source of draws.
-Seeding = Callable[[Float64, Float64, int, np.random.Generator], Float64]
+Seeding = Callable[[npt.NDArray[Any], Float64, int, np.random.Generator], Float64]
 
 # Takes the number of iterations so far and the centres; returns whether to stop here.
 Watch = Callable[[int, Float64], bool]
@@ -69,7 +69,7 @@ class Summary(Protocol[T_co]):
     def spread_within(self, depth: int) -> float:
         """Return the sum of squared distances from the exact points to those at `depth`."""
 
-    def points(self, depth: int) -> tuple[Float64, Float64]:
+    def points(self, depth: int) -> tuple[npt.NDArray[Any], Float64]:
         """Return the points at `depth`, (n, d), and their weights."""
 
     def begin(self, n_clusters: int, depth: int) -> "Steps[T_co]":

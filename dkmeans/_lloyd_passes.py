@@ -23,6 +23,7 @@ from dkmeans._tables import Table, table
 
 SAMPLE_STARTS = 8  # they cost no pass
 MIDDLE = 1 << 14  # rows
+_IN_PART = 2400  # rows a cluster; of so many, restarts run on a part
 _COLOUR_BANDS = (1, 3)
 _AT_A_TIME = 1 << 16  # colours
 
@@ -60,11 +61,14 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     # Rows drawn of many that all weigh the same stand for as many each: they count once.
     weights = sample.weights if data.is_weighted else None
     ranges = None if is_sample else look.ranges
-    summary = RowSummary(
-        sample.rows, weights, is_sample=is_sample, in_order=is_sample, ranges=ranges
-    )
+    in_part = is_sample or len(sample.rows) >= _IN_PART * options.n_clusters
+    summary = RowSummary(sample.rows, weights, in_part=in_part, in_order=is_sample, ranges=ranges)
     if not is_sample:
-        solution = _solve(summary, options, _given(options))
+        if in_part:
+            options = replace(options, n_init=options.n_init or SAMPLE_STARTS)
+        solution = _solve(
+            summary, options, _given(options), relaxation=_relaxation(options, in_part=in_part)
+        )
         if not summary.is_as_given:
             # Of joined rows, the distances times weights are rounded otherwise.
             labels, inertia = summary.look_again(solution.centers, sample.rows, weights)
@@ -86,9 +90,10 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     elif start is None:
         start = _solve(summary, quiet, None).centers
     start = frame.rounded(start)
-    relaxation = 1.0 if _given(options) is not None else RELAXATION  # else as scikit-learn iterates
     variance = summary.mean_variance
-    solution = refine(passes, data, frame, start, options, variance, relaxation)
+    solution = refine(
+        passes, data, frame, start, options, variance, _relaxation(options, in_part=in_part)
+    )
     return Fit(frame, solution, look.ranges)
 
 
@@ -96,8 +101,17 @@ def _given(options: Options) -> Float64 | None:
     return options.init if isinstance(options.init, np.ndarray) else None
 
 
+def _relaxation(options: Options, *, in_part: bool) -> float:
+    """Return how far steps go: as scikit-learn's from given centres, and on few rows."""
+    return RELAXATION if in_part and _given(options) is None else 1.0
+
+
 def _solve(
-    summary: Any, options: Options, given: Float64 | None, init: str | Seeding | None = None
+    summary: Any,
+    options: Options,
+    given: Float64 | None,
+    init: str | Seeding | None = None,
+    relaxation: float = 1.0,
 ) -> Solution:
     """Solve a summary from the starts that were asked for."""
     seeding = options.init if init is None else init
@@ -113,6 +127,7 @@ def _solve(
         tol=options.tol,
         seed=options.seed,
         watch=options.watch,
+        relaxation=relaxation,
     )
 
 

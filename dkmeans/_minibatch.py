@@ -149,7 +149,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fitted:
     sample = look.sample.finish()
     is_sample = look.ranges.n_used > limit
     weights = sample.weights if data.is_weighted else None
-    summary = RowSummary(sample.rows, weights, is_sample=is_sample)
+    summary = RowSummary(sample.rows, weights, in_part=is_sample)
     pool, held_out = Pool(summary.rows, summary.weights, options.rng), None
     n_rows = len(summary.rows)
     n_held_out = min(_HELD_OUT * options.batch_size, n_rows // 16)

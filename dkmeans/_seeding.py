@@ -1,6 +1,6 @@
 """Where k-means starts: initial centres chosen among weighted points."""
 
-import itertools
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,13 +10,15 @@ from dkmeans._kernels import points as kernels
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+Points = npt.NDArray[Any]
 
 _PARTS = 8  # of the work on many points, for threads
 _SMALL = 1 << 22  # numbers; below this, threads cost more than they save
+_NOTHING = np.empty(0)
 
 
 def kmeans_plusplus(
-    points: Float64, weights: Float64, n_clusters: int, rng: np.random.Generator
+    points: Points, weights: Float64, n_clusters: int, rng: np.random.Generator
 ) -> Float64:
     """Choose centres by greedy k-means++ (Arthur and Vassilvitskii 2007, section 2.2, and 3.1).
 
@@ -37,13 +39,13 @@ def kmeans_plusplus(
     Returns
     -------
     ndarray
-        (n_clusters, d) float64, rows of `points`.
+        (n_clusters, d) float64, of `points`.
     """
-    return points[choose(points, weights, n_clusters, rng)]
+    return points[choose(points, weights, n_clusters, rng)].astype(np.float64)
 
 
 def choose(
-    points: Float64,
+    points: Points,
     weights: Float64,
     n_clusters: int,
     rng: np.random.Generator,
@@ -51,42 +53,66 @@ def choose(
 ) -> Int64:
     """Return the indices of the points that `kmeans_plusplus` chooses, from `n_trials` each."""
     n_trials = n_trials or 2 + int(np.log(n_clusters))
-    n_tiles = -(-len(points) // kernels.LANES)
-    tiles = np.zeros((n_tiles, points.shape[1], kernels.LANES))
-    kernels.transpose(points, tiles)
-    weights = np.append(weights, np.zeros(n_tiles * kernels.LANES - len(points)))
-    weights = weights.reshape(n_tiles, kernels.LANES)
-    closest = np.where(weights > 0, np.inf, 0)
+    tiles, scale = _tiles(points)
+    weights = np.append(weights, np.zeros(len(tiles) * kernels.LANES - len(points)))
+    weights = weights.reshape(len(tiles), kernels.LANES)
+    closest = np.ones(weights.shape, tiles.dtype)
     n_parts = _PARTS if points.size > _SMALL else 1
-    cuts = np.linspace(0, n_tiles, n_parts + 1, dtype=int).tolist()
-    parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+    cuts = np.linspace(0, len(tiles), n_parts + 1, dtype=int).tolist()
+    shares = weights.sum(axis=1)  # of each tile in the next draw
 
-    def add(center: Float64) -> None:
-        _passes.in_threads(lambda p: kernels.add_center(tiles[p], center, closest[p]), parts)
-
-    def totals_with(candidates: Float64) -> Float64:
+    def totals_with(candidates: Int64, shares: Float64) -> Float64:
+        places = points[candidates].astype(tiles.dtype) * scale
         totals = np.empty((n_parts, len(candidates)))
 
         def one(number: int) -> None:
-            part = parts[number]
+            part = slice(cuts[number], cuts[number + 1])
             kernels.potentials(
-                tiles[part], weights[part], closest[part], candidates, totals[number]
+                tiles[part], weights[part], closest[part], places, totals[number], shares[part]
             )
 
         _passes.in_threads(one, range(n_parts))
         sums: Float64 = totals.sum(axis=0)
         return sums
 
-    chosen = [_draw(np.cumsum(weights), 1, rng)[0]]
-    add(points[chosen[0]])
+    def draw(size: int) -> Int64:
+        """Draw points, with chances in proportion to their weighted distances."""
+        cumulative = np.cumsum(shares)
+        places = rng.uniform(size=size) * cumulative[-1]
+        drawn = _find(cumulative[None], places)
+        inside = np.maximum(places - (cumulative[drawn] - shares[drawn]), 0)
+        lanes = _find(np.cumsum(weights[drawn] * closest[drawn], axis=1), inside)
+        return drawn * kernels.LANES + lanes
+
+    chosen = [draw(1)[0]]
+    closest[weights > 0] = np.inf
+    totals_with(np.array(chosen), shares)
     while len(chosen) < n_clusters:
-        candidates = _draw(np.cumsum(weights * closest), n_trials, rng)
-        chosen.append(candidates[np.argmin(totals_with(points[candidates]))])
-        add(points[chosen[-1]])
+        candidates = draw(n_trials)
+        chosen.append(candidates[np.argmin(totals_with(candidates, _NOTHING))])
+        totals_with(np.array(chosen[-1:]), shares)
     return np.array(chosen)
 
 
-def random(points: Float64, weights: Float64, n_clusters: int, rng: np.random.Generator) -> Float64:
+def _tiles(points: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Any]:
+    """Return points as kernels take them, and how they were scaled.
+
+    Points of float64 stay what they are. Others, all exact in float32, are compared in it, twice
+    as fast; so that squares neither overflow nor vanish, they are brought to about one, by a power
+    of two.
+    """
+    dtype = np.dtype(np.float64 if points.dtype == np.float64 else np.float32)
+    scale = dtype.type(1)
+    points = points.astype(dtype, copy=False)
+    if dtype == np.float32:
+        largest = float(np.abs(points).max(initial=0))
+        scale = dtype.type(2.0 ** -np.clip(np.frexp(largest)[1], -126, 126))
+    tiles = np.zeros((-(-len(points) // kernels.LANES), points.shape[1], kernels.LANES), dtype)
+    kernels.transpose(points, scale, tiles)
+    return tiles, scale
+
+
+def random(points: Points, weights: Float64, n_clusters: int, rng: np.random.Generator) -> Float64:
     """Choose points at random, with chances in proportion to their weights.
 
     None is chosen twice while there are others. The parameters and the result are those of
@@ -95,13 +121,15 @@ def random(points: Float64, weights: Float64, n_clusters: int, rng: np.random.Ge
     shares = weights / weights.sum()
     n_distinct = min(n_clusters, int(np.count_nonzero(shares)))
     chosen = rng.choice(len(points), n_distinct, replace=False, p=shares)
-    return points[np.resize(chosen, n_clusters)]
+    return points[np.resize(chosen, n_clusters)].astype(np.float64)
 
 
-def _draw(cumulative: Float64, size: int, rng: np.random.Generator) -> Int64:
-    """Draw `size` indices, each with a probability proportional to its share of the sum."""
-    shares = rng.uniform(size=size) * cumulative[-1]
-    drawn: Int64 = np.searchsorted(cumulative, shares, side="right")
-    # Rounding can draw the end of the sum itself; the last index with a share is meant.
-    last: np.int64 = np.searchsorted(cumulative, cumulative[-1])
-    return np.where(drawn > last, last, drawn)
+def _find(cumulative: Float64, places: Float64) -> Int64:
+    """Return the index whose share of each cumulative sum holds the place given.
+
+    `cumulative` is (t, n), or (1, n) for all of the (t,) places.
+    """
+    drawn: Int64 = (cumulative <= places[:, None]).sum(axis=1)
+    # Rounding can give the end of the sum itself; the last index with a share is meant.
+    last: Int64 = (cumulative < cumulative[:, -1:]).sum(axis=1)
+    return np.minimum(drawn, last)

@@ -232,8 +232,8 @@ class RowSummary:
         (n, d), at least one.
     weights
         (n,), above zero; or None where each row counts once.
-    is_sample
-        Whether the rows are a sample themselves. Then restarts run on a part of them.
+    in_part
+        Whether restarts run on a part of the rows.
     in_order
         Whether to put the rows into their own order in any case.
     ranges
@@ -257,20 +257,20 @@ class RowSummary:
         rows: Rows,
         weights: Float64 | None,
         *,
-        is_sample: bool = False,
+        in_part: bool = False,
         in_order: bool = True,
         ranges: Ranges | None = None,
     ) -> None:
         n = len(rows)
-        hashes = None if in_order or is_sample else _hashes(rows)
-        self.is_as_given = hashes is not None and not _any_equal(hashes)
+        self._hashes = None if in_order else _hashes(rows)
+        self.is_as_given = self._hashes is not None and not _any_equal(self._hashes)
         self.rows, self.weights = rows, weights
         if not self.is_as_given:
             self.rows, self.weights = join_equal(rows, np.ones(n) if weights is None else weights)
         if self.weights is not None and (self.weights == 1).all():
             self.weights = None
         n = len(self.rows)
-        self.depths: tuple[int, ...] = (n // _START_SHARE, n) if is_sample else (n,)
+        self.depths: tuple[int, ...] = (n // _START_SHARE, n) if in_part else (n,)
         if ranges is None or not self.is_as_given:
             ranges = steps.ranges_of(self.rows, self.weights)
         weighted = self.weights is not None
@@ -283,9 +283,22 @@ class RowSummary:
     @cached_property
     def _order(self) -> Int64:
         """Where the rows are, in their own order."""
-        if self.is_as_given:
-            return np.argsort(_hashes(self.rows), kind="stable")
+        if self._hashes is not None and self.is_as_given:
+            return np.argsort(self._hashes, kind="stable")
         return np.arange(len(self.rows))
+
+    def _in_order(self, depth: int) -> tuple[Rows, Float64 | None]:
+        """Return the rows at `depth`, in their own order, and their weights."""
+        chosen = self._order[:depth] if self.is_as_given else slice(depth)
+        return self.rows[chosen], None if self.weights is None else self.weights[chosen]
+
+    @cached_property
+    def _first(self) -> tuple[Rows, Float64 | None]:
+        return self._in_order(self.depths[0])
+
+    def _at(self, depth: int) -> tuple[Rows, Float64 | None]:
+        """Return the rows at `depth` and their weights; all rows as they are."""
+        return (self.rows, self.weights) if depth == len(self.rows) else self._first
 
     @property
     def n_points(self) -> int:
@@ -305,16 +318,14 @@ class RowSummary:
         """Return 0: every point is a row."""
         return 0.0
 
-    def points(self, depth: int) -> tuple[Float64, Float64]:
-        """Return the rows at `depth` and their weights as float64."""
-        chosen = self._order[:depth] if self.is_as_given else slice(depth)
-        weights = np.ones(depth) if self.weights is None else self.weights[chosen]
-        return self.rows[chosen].astype(np.float64), weights
+    def points(self, depth: int) -> tuple[Rows, Float64]:
+        """Return the rows at `depth`, in their own order, and their weights as float64."""
+        rows, weights = self._in_order(depth) if depth == len(self.rows) else self._first
+        return rows, np.ones(depth) if weights is None else weights
 
     def begin(self, n_clusters: int, depth: int) -> Steps:
         """Return the steps of one run over the rows at `depth`."""
-        weights = None if self.weights is None else self.weights[:depth]
-        return Steps(self.frame, self.rows[:depth], weights, n_clusters)
+        return Steps(self.frame, *self._at(depth), n_clusters)
 
     def look_again(
         self, centers: Float64, rows: Rows, weights: Float64 | None
@@ -327,12 +338,13 @@ class RowSummary:
 
         Rows at distance zero are left out; ties are taken in the order of the rows.
         """
-        rows, weights = self.rows[:depth], self.weights
+        rows, weights = self._at(depth)
         prepared = self.frame.centers(centers)
         labels = prepared.assign(rows)
         distances = prepared.squared_distances(rows, labels)
-        places = np.empty(depth, np.int64)
-        places[self._order[:depth]] = np.arange(depth)
+        places = np.arange(depth)
+        if depth == len(self.rows):
+            places[self._order] = np.arange(depth)
         yield from farthest_of(self.frame, rows, weights, labels, distances, places, n)
 
 
@@ -352,15 +364,27 @@ def join_equal(rows: Rows, weights: Float64) -> tuple[Rows, Float64]:
     """Join equal rows and add their weights; return both in an order that is the rows' own."""
     hashes = _hashes(rows)
     order = np.lexsort((weights, hashes))  # by weight too, so that their sum is always the same
-    hashes, rows, weights = hashes[order], rows[order], weights[order]
+    hashes, weights = hashes[order], weights[order]
     repeated = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
-    repeated = repeated[(rows[repeated] == rows[repeated - 1]).all(axis=1)]
+    is_equal = _taken(rows, order[repeated]) == _taken(rows, order[repeated - 1])
+    repeated = repeated[is_equal.all(axis=1)]
     if repeated.size:
         first = np.ones(len(rows), np.bool_)
         first[repeated] = False
         weights = np.add.reduceat(weights, np.flatnonzero(first))
-        rows = rows[first]
-    return rows, weights
+        order = order[first]
+    return _taken(rows, order), weights
+
+
+def _taken(rows: Rows, places: Int64) -> Rows:
+    """Return the rows at some places; threads copy them."""
+    out = np.empty((len(places), *rows.shape[1:]), rows.dtype)
+
+    def one(part: slice) -> None:
+        np.take(rows, places[part], axis=0, out=out[part], mode="clip")  # "raise" copies twice
+
+    steps.in_parts(one, len(places), out.size)
+    return out
 
 
 def farthest_of(  # noqa: PLR0917 - columns of one table

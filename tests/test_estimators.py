@@ -518,6 +518,23 @@ def test_a_weight_equals_copies_in_any_order(dtype, init):
         np.testing.assert_array_equal(model.counts_, expected.counts_)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("init", ["k-means++", "random"])
+def test_starts_on_a_part_of_the_rows_do_not_see_their_order(dtype, repeats, init):
+    """From 2,400 rows a cluster on: sorted rows would make the first eighth a bad part."""
+    rows = np.sort(np.random.default_rng(6).normal(0, 9, (6000, 2)), axis=0).astype(dtype)
+    rows = np.repeat(rows, repeats, axis=0)
+    expected = KMeans(2, init=init, random_state=0).fit(rows)
+    order = np.random.default_rng(7).permutation(len(rows))
+    model = KMeans(2, init=init, random_state=0).fit(rows[order])
+    np.testing.assert_array_equal(model.cluster_centers_, expected.cluster_centers_)
+    np.testing.assert_array_equal(model.labels_, expected.labels_[order])
+    assert (model.inertia_, model.n_iter_) == (expected.inertia_, expected.n_iter_)
+    peer = sklearn.cluster.KMeans(2, n_init=8, random_state=0).fit(rows.astype("f8"))
+    assert model.inertia_ <= 1.0005 * peer.inertia_
+
+
 def test_rows_of_weight_zero_are_labelled_and_do_not_count():
     rows = rows_of("blobs")
     weights = (np.arange(len(rows)) % 3 > 0).astype(float)

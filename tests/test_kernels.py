@@ -440,45 +440,57 @@ def test_fill_table_fills_the_cubes_it_is_given():
 # Points
 
 
-def weighted_points(d, n=2 * points.LANES):
-    """Points as (n, d), the last ones of weight 0, and as the kernels take them, (d, n)."""
+def weighted_points(d, dtype="float64", n=2 * points.LANES):
+    """Points as (n, d), the last ones of weight 0, and as the kernels take them, halved."""
     rng = np.random.default_rng(d)
     weights = rng.uniform(1, 9, n)
     weights[-20:] = 0
-    x = rng.normal(0, 100, (n, d))
-    tiles = np.empty((n // points.LANES, d, points.LANES))
-    points.transpose(frozen(x), tiles)
+    x = rng.normal(0, 100, (n, d)).astype(dtype)
+    tiles = np.empty((n // points.LANES, d, points.LANES), dtype)
+    points.transpose(frozen(x), x.dtype.type(0.5), tiles)
     return frozen(x), frozen(tiles), frozen(weights)
 
 
 def lanes(values):
     """Return one value a point, as the kernels of seeding take them."""
-    return frozen(values.reshape(-1, points.LANES).copy())
+    return values.reshape(-1, points.LANES).copy()
 
 
 def squared_distances(a, b):
-    return ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=-1)
+    return ((a[:, None, :].astype(np.float64) - b[None, :, :]) ** 2).sum(axis=-1)
 
 
-@pytest.mark.parametrize("d", [1, 3, 7])
-def test_potentials_are_what_candidates_would_leave(d):
-    x, tiles, weights = weighted_points(d)
-    candidates = frozen(x[[0, 5, 90]])
-    totals = np.empty(3)
-    for closest in (np.full(len(x), 1e300), squared_distances(x, x[:2]).min(axis=1)):
-        points.potentials(tiles, lanes(weights), lanes(closest), candidates, totals)
-        left = np.minimum(squared_distances(x, candidates), closest[:, None])
-        np.testing.assert_allclose(totals, weights @ left, rtol=1e-12)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 8])
+def test_potentials_are_what_candidates_would_leave(d, dtype):
+    x, tiles, weights = weighted_points(d, dtype)
+    candidates = frozen(x[[0, 5, 90]] / 2)
+    totals, nothing = np.empty(3), np.empty(0)
+    for closest in (np.full(len(x), np.inf), squared_distances(x, x[:2]).min(axis=1) / 4):
+        closest = np.where(weights > 0, closest, 0).astype(dtype)  # noqa: PLW2901 - of this dtype
+        before = lanes(closest)
+        points.potentials(tiles, lanes(weights), before, candidates, totals, nothing)
+        np.testing.assert_array_equal(before.ravel(), closest)
+        left = np.minimum(squared_distances(x, x[[0, 5, 90]]) / 4, closest[:, None])
+        np.testing.assert_allclose(
+            totals, weights @ left, rtol=1e-12 if dtype == "float64" else 1e-5
+        )
 
 
-@pytest.mark.parametrize("d", [1, 3, 7])
-def test_add_center_lowers_the_distances(d):
-    x, tiles, _ = weighted_points(d)
-    closest = np.full(len(x), np.inf)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 8])
+def test_a_center_lowers_the_distances(d, dtype):
+    x, tiles, weights = weighted_points(d, dtype)
+    closest = lanes(np.where(weights > 0, np.inf, 0).astype(dtype))
+    totals, shares = np.empty(1), np.empty(len(tiles))
     for center in (4, 17, 4):
-        points.add_center(tiles, x[center], closest.reshape(-1, points.LANES))
-    np.testing.assert_allclose(closest, squared_distances(x, x[[4, 17]]).min(axis=1), rtol=1e-12)
-    assert closest[4] == closest[17] == 0
+        points.potentials(tiles, lanes(weights), closest, x[[center]] / 2, totals, shares)
+    expected = squared_distances(x, x[[4, 17]]).min(axis=1) / 4
+    rtol = 1e-12 if dtype == "float64" else 1e-5
+    np.testing.assert_allclose(closest.ravel()[:-20], expected[:-20], rtol=rtol)
+    np.testing.assert_allclose(shares, lanes(weights * expected).sum(axis=1), rtol=rtol)
+    np.testing.assert_allclose(totals, shares.sum(), rtol=1e-12)
+    assert closest[0, 4] == closest[0, 17] == 0
 
 
 @pytest.mark.parametrize("d", [1, 3, 7])

@@ -1,14 +1,12 @@
 """k-means++ against its definition and against copies of points."""
 
-from unittest.mock import Mock
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import kmeans_plusplus as peer
 
-from dkmeans._seeding import _draw, kmeans_plusplus
+from dkmeans._seeding import _find, choose, kmeans_plusplus
 
 
 def blobs(n=400, d=3, k=8):
@@ -73,16 +71,45 @@ def test_the_choice_is_as_good_as_scikit_learns():
 
 @given(
     st.lists(st.sampled_from([0.0, 1e-300, 1.0, 3.0, 1e15]), min_size=1).filter(any),
-    st.floats(0, np.nextafter(1, 0)),
+    st.floats(0, 1),
 )
-def test_no_point_without_a_share_is_drawn(shares, uniform):
-    rng = Mock(uniform=lambda size: np.full(size, uniform))
+def test_no_point_without_a_share_is_found(shares, place):
     cumulative = np.cumsum(shares)
-    (drawn,) = _draw(cumulative, 1, rng)
-    assert shares[drawn] > 0
+    (found,) = _find(cumulative[None], np.array([place * cumulative[-1]]))
+    assert shares[found] > 0
 
 
-def test_draws_follow_the_shares():
-    shares = np.array([1.0, 0, 3, 6])
-    drawn = _draw(np.cumsum(shares), 100_000, np.random.default_rng(0))
-    np.testing.assert_allclose(np.bincount(drawn) / 1e5, shares / 10, atol=0.01)
+def test_places_are_found_in_the_row_of_their_own():
+    cumulative = np.cumsum([[1.0, 0, 3, 6], [0, 5, 0, 5]], axis=1)
+    np.testing.assert_array_equal(_find(cumulative, np.array([0.5, 0.5])), [0, 1])
+    np.testing.assert_array_equal(_find(cumulative, np.array([1.0, 5.0])), [2, 3])
+    np.testing.assert_array_equal(_find(cumulative[:1], np.array([3.9, 4.0, 10.0])), [2, 3, 3])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("d", [1, 3, 6])
+def test_draws_follow_weighted_squared_distances(dtype, d):
+    """The second centre, drawn once: with chances as `kmeans_plusplus` says."""
+    rng = np.random.default_rng(5)
+    points = rng.integers(0, 20, (150, d)).astype(dtype)
+    weights = np.r_[1e9, rng.integers(1, 5, 149)]  # the first is the first
+    weights[40:60] = 1e-9  # nearly never
+    drawn = [choose(points, weights, 2, np.random.default_rng(seed), 1) for seed in range(8000)]
+    first, second = np.array(drawn).T
+    assert (first == 0).all()
+    distances = ((points.astype(np.float64) - points[0].astype(np.float64)) ** 2).sum(axis=1)
+    chances = weights * distances / (weights @ distances)
+    counts = np.bincount(second, minlength=150)
+    assert (counts[chances < 1e-9] == 0).all()
+    likely = chances > 1e-9
+    deviation = (counts[likely] - 8000 * chances[likely]) / np.sqrt(8000 * chances[likely])
+    assert (deviation**2).mean() < 1.5  # chi-squared over its degrees of freedom
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-20, 1.0, 1e20, 1e36])
+def test_any_scale_of_float32_chooses_the_same(scale):
+    points, weights = blobs()
+    factor = np.float32(2.0 ** np.round(np.log2(scale)))  # exact
+    expected = choose(points.astype(np.float32), weights, 8, np.random.default_rng(0))
+    scaled = points.astype(np.float32) * factor
+    np.testing.assert_array_equal(choose(scaled, weights, 8, np.random.default_rng(0)), expected)

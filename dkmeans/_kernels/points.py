@@ -6,22 +6,28 @@ import numpy.typing as npt
 from dkmeans._kernels.compile import kernel
 
 Float64 = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32] | Float64
 Int64 = npt.NDArray[np.int64]
 
 LANES = 64
 
 
 @kernel
-def transpose(points: Float64, tiles: Float64) -> None:
-    """Write points, (n, d), to tiles, OUT (m, d, LANES), m * LANES at least n."""
+def transpose(points: Floats, scale: float, tiles: Floats) -> None:
+    """Write points, (n, d), times `scale` to tiles, OUT (m, d, LANES), m * LANES at least n."""
     for i in range(points.shape[0]):
         for j in range(points.shape[1]):
-            tiles[i // LANES, j, i % LANES] = points[i, j]
+            tiles[i // LANES, j, i % LANES] = points[i, j] * scale
 
 
 @kernel
 def potentials(
-    tiles: Float64, weights: Float64, closest: Float64, candidates: Float64, totals: Float64
+    tiles: Floats,
+    weights: Float64,
+    closest: Floats,
+    candidates: Floats,
+    totals: Float64,
+    shares: Float64,
 ) -> None:
     """Write the weighted sum of squared distances with each candidate as one more centre.
 
@@ -34,39 +40,46 @@ def potentials(
         (t, d).
     totals
         OUT (t,).
+    shares
+        Empty, or OUT (m,): then the only candidate becomes a centre. `closest` is lowered to the
+        distances from it, and these are the weighted sums for each tile.
     """
-    n_candidates = candidates.shape[0]
+    n_candidates, d = candidates.shape
     sums = np.zeros((n_candidates, LANES))
-    distances = np.empty(LANES)
+    distances = np.empty(LANES, tiles.dtype)
+    becomes_center = shares.size > 0
     # Lanes are independent, so they run as vectors, and their order never changes.
     for tile in range(tiles.shape[0]):
         for t in range(n_candidates):
-            distances[:] = 0
-            for j in range(tiles.shape[1]):
-                value = candidates[t, j]
+            if d == 3:  # noqa: PLR2004 - colours
+                x, y, z = candidates[t, 0], candidates[t, 1], candidates[t, 2]
                 for lane in range(LANES):
-                    difference = tiles[tile, j, lane] - value
-                    distances[lane] += difference * difference
+                    a, b = tiles[tile, 0, lane] - x, tiles[tile, 1, lane] - y
+                    c = tiles[tile, 2, lane] - z
+                    distances[lane] = a * a + b * b + c * c
+            else:
+                distances[:] = 0
+                for j in range(0, d - 1, 2):  # two at a time, to pass `distances` half as often
+                    x, y = candidates[t, j], candidates[t, j + 1]
+                    for lane in range(LANES):
+                        a, b = tiles[tile, j, lane] - x, tiles[tile, j + 1, lane] - y
+                        distances[lane] += a * a + b * b
+                if d % 2:
+                    x = candidates[t, d - 1]
+                    for lane in range(LANES):
+                        a = tiles[tile, d - 1, lane] - x
+                        distances[lane] += a * a
             for lane in range(LANES):
                 nearest = min(closest[tile, lane], distances[lane])
                 sums[t, lane] += weights[tile, lane] * nearest
+        if becomes_center:
+            share = 0.0
+            for lane in range(LANES):
+                closest[tile, lane] = min(closest[tile, lane], distances[lane])
+                share += weights[tile, lane] * closest[tile, lane]
+            shares[tile] = share
     for t in range(n_candidates):
         totals[t] = sums[t].sum()
-
-
-@kernel
-def add_center(tiles: Float64, center: Float64, closest: Float64) -> None:
-    """Lower `closest`, OUT (m, LANES), to each point's squared distance from `center`, (d,)."""
-    distances = np.empty(LANES)
-    for tile in range(tiles.shape[0]):
-        distances[:] = 0
-        for j in range(tiles.shape[1]):
-            value = center[j]
-            for lane in range(LANES):
-                difference = tiles[tile, j, lane] - value
-                distances[lane] += difference * difference
-        for lane in range(LANES):
-            closest[tile, lane] = min(closest[tile, lane], distances[lane])
 
 
 @kernel
