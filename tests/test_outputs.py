@@ -113,7 +113,7 @@ def test_the_same_bytes_however_dealt_out(tmp_path, kind, data, shape):
 def test_files_of_natural_units(tmp_path, kind, compression, shape):
     labels = labels_of(shape)
     output = make(kind, tmp_path / "o", shape, compression=compression)
-    size = label_windows(output, *shape, (1, shape[1]))
+    size = label_windows(output, *shape, (1, shape[1]), (64, shape[1]))
     entries = output.write("a.part", [(w, labels[w.rows, w.columns]) for w in grid(*shape, size)])
     output.finish(entries)
     read = tifffile.imread if kind == "tiff" else lambda path: np.asarray(Image.open(path))
@@ -174,15 +174,17 @@ def test_a_failure_while_joining_makes_no_file(tmp_path, monkeypatch):
     st.integers(1, 20_000),
     st.integers(1, 20_000),
     st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    st.integers(1, 8),
 )
-def test_windows_of_labels_are_whole_units(kind, height, width, block):
+def test_windows_of_labels_are_whole_units(kind, height, width, block, blocks_read):
     block = min(block[0], height), min(block[1], width)
+    read_block = blocks_read * block[0], blocks_read * block[1]
     output = {
         "png": PngFile("", "", height, width, PALETTE, "fast"),
         "tiff": TiffFile("", "", height, width, PALETTE, "fast"),
         "zarr": ZarrLabels("", ""),
     }[kind]
-    rows, columns = label_windows(output, height, width, block)
+    rows, columns = label_windows(output, height, width, block, read_block)
     assert rows > 0
     assert columns > 0
     assert rows % output.unit[0] == 0

@@ -180,19 +180,24 @@ class ZarrLabels:
 
 
 def label_windows(
-    output: Output, height: int, width: int, block: tuple[int, int]
+    output: Output,
+    height: int,
+    width: int,
+    block: tuple[int, int],
+    read_block: tuple[int, int],
 ) -> tuple[int, int]:
     """Choose the size of the windows of labels that a task holds at a time.
 
     They are multiples of the output's unit and, where that is not too large, of the source's
-    blocks, so that no block is decoded for two windows.
+    blocks, so that no block is decoded for two windows. Else they are about as large as what is
+    read at once: labels are then encoded while they are still in the processor's cache.
     """
     rows, columns = output.unit
-    full_rows = columns >= width or block[1] >= width
-    target = _TARGET_ROWS if full_rows else 2048
+    if columns >= width or block[1] >= width:
+        return grow(block[0], rows, _TARGET_ROWS, height), width
     return (
-        grow(block[0], rows, target, height),
-        width if full_rows else grow(block[1], columns, target, width),
+        grow(block[0], rows, read_block[0], height),
+        grow(block[1], columns, read_block[1], width),
     )
 
 

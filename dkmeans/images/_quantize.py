@@ -304,7 +304,7 @@ def _output_pieces(usable: Mapping[int, BlockSource], outputs: Mapping[int, Outp
     pieces: list[Piece] = []
     for index, source in usable.items():
         height, width, _ = source.shape
-        size = label_windows(outputs[index], height, width, source.block)
+        size = label_windows(outputs[index], height, width, source.block, source.read_block)
         windows = tuple(grid(height, width, size))
         pieces.append(OutputPiece(index, source, windows, outputs[index]))
     return pieces
