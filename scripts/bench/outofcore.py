@@ -9,6 +9,7 @@ A refining pass stands beside reading the same store and dropping it, by the sam
 and by reading the files into one place in memory, which is what the system's cache can give.
 """
 
+import os
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -49,16 +50,26 @@ def start_cluster(n_workers: int) -> Any:
     )
 
 
-class Clustered:
-    """Has workers, and is their client, for as long as it lives."""
+def stay_on(core: int) -> None:
+    """Let all threads of this process run on one core, and those that they begin."""
+    for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 - numbers, no paths
+        os.sched_setaffinity(int(thread), {core})
 
-    def __init__(self, path: Path, n_workers: int) -> None:
+
+class Clustered:
+    """Has workers, each on a core of its own if asked, and is their client while it lives."""
+
+    def __init__(self, path: Path, n_workers: int, *, on_cores: bool = False) -> None:
         from distributed import Client
 
         self.path = path
         self._stack = ExitStack()
         cluster = self._stack.enter_context(start_cluster(n_workers))
         self.client = self._stack.enter_context(Client(cluster))
+        if on_cores:
+            workers = self.client.scheduler_info(n_workers=-1)["workers"]
+            for core, address in zip(sorted(os.sched_getaffinity(0)), workers, strict=False):
+                self.client.run(stay_on, core, workers=[address])
 
     def close(self) -> None:
         """Stop the workers."""
@@ -201,8 +212,10 @@ def as_parquet(path: Path) -> Path:
 class Refine(Clustered):
     """Passes of Lloyd's algorithm over all rows: what one more of them takes."""
 
-    def __init__(self, path: Path, n_workers: int, n_clusters: int) -> None:
-        super().__init__(path, n_workers)
+    def __init__(
+        self, path: Path, n_workers: int, n_clusters: int, *, on_cores: bool = False
+    ) -> None:
+        super().__init__(path, n_workers, on_cores=on_cores)
         array = zarr.open_array(str(path), mode="r")
         self._nbytes = array.nbytes
         self._init = np.asarray(array[:n_clusters])
