@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -322,7 +323,7 @@ class BaseKMeans(
     def _state_at(self, centers: Float64, frame: Frame | None = None) -> dict[str, Any]:
         """Return the attributes of an estimator with these centres, by default in their frame."""
         if frame is None:
-            ranges, _ = Ranges.of(centers, None, np.arange(len(centers)))
+            ranges, _ = Ranges.of(centers, None, partial(np.arange, len(centers)))
             frame = Frame.of(ranges, centers.mean(axis=0), centers.dtype, weighted=False)
         return {
             "cluster_centers_": centers.astype(frame.center_dtype),

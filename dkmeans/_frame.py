@@ -5,6 +5,7 @@ the kernels. It follows from the data's ranges and a point near their middle, no
 divided into blocks; so all that is summed in it has the same bits for any division.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Self
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from dkmeans._frame_moves import Bounds, Known, Moves
 from dkmeans._kernels import bounds as bound_kernels
+from dkmeans._kernels import ranges as range_kernels
 from dkmeans._kernels import rows as kernels
 from dkmeans._kernels import sums as sum_kernels
 from dkmeans._kernels import vectors
@@ -63,13 +65,18 @@ class Ranges:
     first_misweighted: int = -1
 
     @classmethod
-    def of(cls, values: Rows, weights: Float64 | None, numbers: Int64) -> tuple[Self, Any]:
-        """Look at a block; return the ranges, and which of its rows count, (n,) bool."""
+    def of(
+        cls, values: Rows, weights: Float64 | None, numbers: Callable[[], Int64]
+    ) -> tuple[Self, Any]:
+        """Look at a block; return the ranges, and which of its rows count, (n,) bool.
+
+        `numbers` returns the number of each row, (n,); it is called where one has to be named.
+        """
         low = np.full(values.shape[1], np.inf)
         high = np.full(values.shape[1], -np.inf)
         weighty = np.ones(len(values), np.bool_) if weights is None else weights > 0
         used = weighty.copy()
-        infinite = kernels.ranges(values, used, low, high)
+        infinite = range_kernels.ranges(np.ascontiguousarray(values), used, low, high)
         missing = np.flatnonzero(weighty & ~used)
         wrong = missing[:0]
         if weights is not None:
@@ -83,9 +90,9 @@ class Ranges:
             n_used,
             heaviest if n_used else 0.0,
             missing.size,
-            int(numbers[missing[0]]) if missing.size else -1,
-            int(numbers[infinite]) if infinite >= 0 else -1,
-            int(numbers[wrong[0]]) if wrong.size else -1,
+            int(numbers()[missing[0]]) if missing.size else -1,
+            int(numbers()[infinite]) if infinite >= 0 else -1,
+            int(numbers()[wrong[0]]) if wrong.size else -1,
         )
         return ranges, used
 

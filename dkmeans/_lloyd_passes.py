@@ -241,7 +241,7 @@ class _Measure:
     def __call__(self, partition: Partition, tick: Ticker) -> _Measured:
         parts = []
         for block in blocks(partition, tick):
-            ranges, used = Ranges.of(block.values, block.weights, block.numbers())
+            ranges, used = Ranges.of(block.values, block.weights, block.numbers)
             labels = self.centers.assign(block.values)
             distances = self.centers.squared_distances(block.values, labels, block.weights)
             limbs = self.centers.frame.totals(1).limbs

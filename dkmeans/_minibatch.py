@@ -10,7 +10,7 @@ batch is unbiased even where the data are sorted, and a step costs nothing that 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class State:
 
 
 def _frame_of(rows: Rows, weights: Float64 | None) -> Frame:
-    ranges, _ = Ranges.of(rows, weights, np.arange(len(rows)))
+    ranges, _ = Ranges.of(rows, weights, partial(np.arange, len(rows)))
     middle = ranges.low / 2 + ranges.high / 2
     return Frame.of(ranges, middle, rows.dtype, weighted=weights is not None)
 

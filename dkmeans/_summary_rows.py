@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import numpy as np
-import numpy.typing as npt
 
 from dkmeans import _passes
 from dkmeans import _summary_steps as steps
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
-from dkmeans._kernels import hashes as kernels
 from dkmeans._passes import Partition, Passes, Ticker
+from dkmeans._summary_equal import any_equal, hashes_of, join_equal
 from dkmeans._summary_samples import All, Sample, highest
 from dkmeans._summary_steps import Steps
 from dkmeans._tables import Block, Table, TablePiece
@@ -23,7 +22,7 @@ ROWS_PER_CLUSTER = 5000
 MAX_BYTES = 1 << 29
 _START_SHARE = 8  # restarts run on one row in so many of a sample
 _TABLE = 2  # axes
-_SHARES = 4  # of the search for equal rows, for threads
+_LOOKS = 100  # kept apart
 
 
 def size(n_clusters: int, n_features: int, itemsize: int) -> int:
@@ -67,7 +66,7 @@ def _join(parts: Sequence[tuple[Rows, Float64] | None], limit: int) -> tuple[Row
     if len(known) < len(parts):
         return None
     rows, counts = (np.concatenate(columns) for columns in zip(*known, strict=True))
-    if len(known) > 1 and _any_equal(_hashes(rows)):
+    if len(known) > 1 and any_equal(hashes_of(rows)):
         rows, counts = join_equal(rows, counts)
     return (rows, counts) if len(rows) <= limit else None
 
@@ -84,10 +83,10 @@ class _Look:
     floor: float
     most: int
 
-    def __call__(self, partition: Partition, tick: Ticker) -> Look:
+    def __call__(self, partition: Partition, tick: Ticker) -> list[Look]:
         looks: list[Look] = []
         for block in blocks(partition, tick):
-            ranges, used = Ranges.of(block.values, block.weights, block.numbers())
+            ranges, used = Ranges.of(block.values, block.weights, block.numbers)
             weights = used.astype(np.float64)
             if block.weights is not None:
                 weights[used] = block.weights[used]
@@ -96,16 +95,30 @@ class _Look:
             if self.most and (not looks or looks[0].distinct is not None):
                 distinct = _join([self._joined(block.values, weights)], self.most)
             looks.append(Look(ranges, sample, distinct, self.most))
-            n_kept = sum(len(look.sample.rows) for look in looks)
-            if distinct is not None or n_kept > 2 * self.limit:
-                looks = [looks[0].merge(*looks[1:])]
-        return looks[0].merge(*looks[1:])
+            looks = _fewer(looks)
+        return looks
 
     def _joined(self, rows: Rows, weights: Float64) -> tuple[Rows, Float64]:
         """Return the distinct rows of a block; copies, as the block may not last."""
-        if _any_equal(_hashes(rows)):
+        if any_equal(hashes_of(rows)):
             return join_equal(rows, weights)
         return (rows.copy() if len(rows) <= self.most else rows), weights
+
+
+def _fewer(looks: list[Look]) -> list[Look]:
+    """Return looks as they are, or one in their place where they hold more than they need.
+
+    To merge them at each turn would copy the same rows again and again.
+    """
+    n_kept = sum(len(look.sample.rows) for look in looks)
+    is_counting = any(look.distinct is not None for look in looks)
+    if is_counting or n_kept > 2 * looks[0].sample.limit or len(looks) > _LOOKS:
+        return [looks[0].merge(*looks[1:])]
+    return looks
+
+
+def _merge_looks(a: list[Look], b: list[Look]) -> list[Look]:
+    return _fewer(a + b)
 
 
 def blocks(partition: Partition, tick: Ticker) -> Iterator[Block]:
@@ -137,7 +150,7 @@ class _Gather:
         found = []
         for block in blocks(partition, tick):
             numbers = block.numbers()
-            ranges, used = Ranges.of(block.values, block.weights, numbers)
+            ranges, used = Ranges.of(block.values, block.weights, block.numbers)
             weights = np.empty(0) if block.weights is None else block.weights
             rows = block.values
             if ranges.n_used < ranges.n_rows:
@@ -195,10 +208,15 @@ def look(passes: Passes, table: Table, limit: int, seed: int, n_sampled: int | N
     floor = 0.0 if table.is_weighted else table.n_rows / (n_sampled + 10 * n_sampled**0.5)
     count = limit if table.dtype.kind in "iu" and not table.is_weighted else 0
     work = _Look(n_sampled, seed, floor, count)
-    found = passes.run("summarise", work, partitions, Look.merge)
+    found = _looked(passes, work, partitions)
     if floor >= 1 and len(found.sample.rows) <= min(n_sampled, found.ranges.n_used - 1):
-        found = passes.run("summarise", replace(work, floor=0.0), partitions, Look.merge)
+        found = _looked(passes, replace(work, floor=0.0), partitions)
     return found
+
+
+def _looked(passes: Passes, work: _Look, partitions: Sequence[Partition]) -> Look:
+    first, *others = passes.run("summarise", work, partitions, _merge_looks)
+    return first.merge(*others)
 
 
 @dataclass(frozen=True)
@@ -262,8 +280,8 @@ class RowSummary:
         ranges: Ranges | None = None,
     ) -> None:
         n = len(rows)
-        self._hashes = None if in_order else _hashes(rows)
-        self.is_as_given = self._hashes is not None and not _any_equal(self._hashes)
+        self._hashes = None if in_order else hashes_of(rows)
+        self.is_as_given = self._hashes is not None and not any_equal(self._hashes)
         self.rows, self.weights = rows, weights
         if not self.is_as_given:
             self.rows, self.weights = join_equal(rows, np.ones(n) if weights is None else weights)
@@ -346,45 +364,6 @@ class RowSummary:
         if depth == len(self.rows):
             places[self._order] = np.arange(depth)
         yield from farthest_of(self.frame, rows, weights, labels, distances, places, n)
-
-
-def _hashes(rows: Rows) -> npt.NDArray[np.uint64]:
-    hashes = np.empty(len(rows), np.uint64)
-    steps.in_parts(lambda part: kernels.hash_rows(rows[part], hashes[part]), len(rows), rows.size)
-    return hashes
-
-
-def _any_equal(hashes: npt.NDArray[np.uint64]) -> bool:
-    """Return whether two hashes are equal; each thread looks among those of one remainder."""
-    shares = range(_SHARES)
-    return any(_passes.in_threads(lambda share: kernels.any_equal(hashes, share, _SHARES), shares))
-
-
-def join_equal(rows: Rows, weights: Float64) -> tuple[Rows, Float64]:
-    """Join equal rows and add their weights; return both in an order that is the rows' own."""
-    hashes = _hashes(rows)
-    order = np.lexsort((weights, hashes))  # by weight too, so that their sum is always the same
-    hashes, weights = hashes[order], weights[order]
-    repeated = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
-    is_equal = _taken(rows, order[repeated]) == _taken(rows, order[repeated - 1])
-    repeated = repeated[is_equal.all(axis=1)]
-    if repeated.size:
-        first = np.ones(len(rows), np.bool_)
-        first[repeated] = False
-        weights = np.add.reduceat(weights, np.flatnonzero(first))
-        order = order[first]
-    return _taken(rows, order), weights
-
-
-def _taken(rows: Rows, places: Int64) -> Rows:
-    """Return the rows at some places; threads copy them."""
-    out = np.empty((len(places), *rows.shape[1:]), rows.dtype)
-
-    def one(part: slice) -> None:
-        np.take(rows, places[part], axis=0, out=out[part], mode="clip")  # "raise" copies twice
-
-    steps.in_parts(one, len(places), out.size)
-    return out
 
 
 def farthest_of(  # noqa: PLR0917 - columns of one table

@@ -7,6 +7,7 @@ to the other: in integers, so that the sums are those of adding all anew, bit fo
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -42,7 +43,7 @@ def ranges_of(rows: Rows, weights: Float64 | None) -> Ranges:
 
     def one(part: slice) -> Ranges:
         some = None if weights is None else weights[part]
-        return Ranges.of(rows[part], some, np.arange(part.start, part.stop))[0]
+        return Ranges.of(rows[part], some, partial(np.arange, part.start, part.stop))[0]
 
     first, *others = in_parts(one, len(rows), rows.size)
     for other in others:

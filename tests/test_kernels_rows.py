@@ -7,6 +7,7 @@ import pytest
 from dkmeans._frame import Frame, Ranges
 from dkmeans._frame_moves import Known, Moves
 from dkmeans._kernels import bounds, hashes, rows, vectors
+from dkmeans._kernels import ranges as range_kernels
 
 # As plain Python, kernels warn of integers that wrap round in hashes, and of infinity less itself.
 pytestmark = [
@@ -39,7 +40,7 @@ def centers_of(x, k, seed=1):
 
 
 def frame_of(x, weights=None):
-    ranges, _ = Ranges.of(x, weights, np.arange(len(x)))
+    ranges, _ = Ranges.of(x, weights, lambda: np.arange(len(x)))
     middle = np.nanmean(x.astype(np.float64), axis=0)
     return Frame.of(ranges, middle, x.dtype, weighted=weights is not None)
 
@@ -262,3 +263,28 @@ def test_any_equal_finds_two(n):
 
 def test_lanes_are_whole_vectors():
     assert rows.LANES % vectors.lanes("float32") == 0
+
+
+# Ranges
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64"])
+@pytest.mark.parametrize("d", [1, 3, 8, 32, 70])
+@pytest.mark.parametrize("n", [1, 7, 511, 3000])
+def test_ranges_leave_out_rows_without_all_numbers(dtype, d, n):
+    rng = np.random.default_rng(n * d)
+    x = (rng.normal(0, 30, (n, d)) + 100).astype(dtype)
+    used = rng.uniform(size=n) > 0.001
+    if x.dtype.kind == "f":
+        odd = rng.integers(0, n, 3)
+        x[odd[0], rng.integers(d)] = np.nan
+        x[odd[1], rng.integers(d)] = np.inf
+        x[odd[2], rng.integers(d)] = -np.inf
+    infinite = np.flatnonzero(used & np.isinf(x).any(axis=1))
+    expected = used & np.isfinite(x).all(axis=1)
+    low, high = np.full(d, np.inf), np.full(d, -np.inf)
+    first = range_kernels.ranges(frozen(x), used, low, high)
+    assert first == (infinite[0] if infinite.size else -1)
+    np.testing.assert_array_equal(used, expected)
+    np.testing.assert_array_equal(low, x[expected].astype("f8").min(axis=0, initial=np.inf))
+    np.testing.assert_array_equal(high, x[expected].astype("f8").max(axis=0, initial=-np.inf))

@@ -1,0 +1,50 @@
+"""Equal rows: found by hashes of what they hold, and joined."""
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans import _passes
+from dkmeans._frame import Float64, Int64, Rows
+from dkmeans._kernels import hashes as kernels
+from dkmeans._summary_steps import in_parts
+
+_SHARES = 4  # of the search for equal rows, for threads
+
+
+def hashes_of(rows: Rows) -> npt.NDArray[np.uint64]:
+    hashes = np.empty(len(rows), np.uint64)
+    in_parts(lambda part: kernels.hash_rows(rows[part], hashes[part]), len(rows), rows.size)
+    return hashes
+
+
+def any_equal(hashes: npt.NDArray[np.uint64]) -> bool:
+    """Return whether two hashes are equal; each thread looks among those of one remainder."""
+    shares = range(_SHARES)
+    return any(_passes.in_threads(lambda share: kernels.any_equal(hashes, share, _SHARES), shares))
+
+
+def join_equal(rows: Rows, weights: Float64) -> tuple[Rows, Float64]:
+    """Join equal rows and add their weights; return both in an order that is the rows' own."""
+    hashes = hashes_of(rows)
+    order = np.lexsort((weights, hashes))  # by weight too, so that their sum is always the same
+    hashes, weights = hashes[order], weights[order]
+    repeated = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
+    is_equal = _taken(rows, order[repeated]) == _taken(rows, order[repeated - 1])
+    repeated = repeated[is_equal.all(axis=1)]
+    if repeated.size:
+        first = np.ones(len(rows), np.bool_)
+        first[repeated] = False
+        weights = np.add.reduceat(weights, np.flatnonzero(first))
+        order = order[first]
+    return _taken(rows, order), weights
+
+
+def _taken(rows: Rows, places: Int64) -> Rows:
+    """Return the rows at some places; threads copy them."""
+    out = np.empty((len(places), *rows.shape[1:]), rows.dtype)
+
+    def one(part: slice) -> None:
+        np.take(rows, places[part], axis=0, out=out[part], mode="clip")  # "raise" copies twice
+
+    in_parts(one, len(places), out.size)
+    return out
