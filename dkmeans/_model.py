@@ -3,17 +3,15 @@
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
+from dkmeans import _stores
+from dkmeans._validation import InvalidArgumentError, SourceError
 
 _FORMAT, _VERSION = "dkmeans-model", 1
 _DTYPES = {"float32": (int, float), "float64": (int, float), "int64": (int,)}
@@ -68,36 +66,8 @@ def save(
         "parameters": {name: _encoded(name, value) for name, value in parameters.items()},
         "attributes": {name: _encoded(name, value) for name, value in attributes.items()},
     }
-    _write(Path(path), json.dumps(document, indent=1, allow_nan=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file under another name and rename it."""
-    partial = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", suffix=".partial",
-            delete=False,
-        ) as file:  # fmt: skip
-            partial = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_umask())  # temporary files are for their owner only
-        partial.replace(path)
-    except (OSError, ValueError) as error:  # a path that can be none is a ValueError
-        what = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path}: cannot be written ({what}).") from error
-    finally:
-        if partial is not None:
-            with suppress(OSError):
-                partial.unlink()  # gone already if all went well
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    _stores.write(path, text.encode())
 
 
 def _encoded(name: str, value: Any) -> Any:
@@ -157,14 +127,11 @@ def load(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, A
 
 
 def _parsed(path: str) -> Any:
+    content = _stores.read(path, _MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise SourceError(f"{path}: not a dkmeans model (larger than any).")
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise SourceError(f"{path}: not a dkmeans model (larger than any).")
         return json.loads(content, object_pairs_hook=_object, parse_constant=_refuse)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:  # no JSON, no text, or nested without end
         raise SourceError(f"{path}: not a dkmeans model ({error}).") from error
 

@@ -158,7 +158,7 @@ def test_palette(tmp_path):
     assert Palette.load(target) == palette
     again = run("palette", str(source), str(target))
     assert again.exit_code == 1
-    assert again.stderr.startswith(f"dkmeans: error: {target} exists")
+    assert again.stderr.startswith(f"dkmeans: error: {target}: exists")
     assert run("palette", str(source), str(target), "--overwrite").exit_code == 0
 
 
@@ -322,7 +322,7 @@ def test_wrong_use(library, arguments):
 def test_no_palette_file(tmp_path):
     result = run("quantize", "a", "o", "--palette", str(tmp_path / "none.gpl"))
     assert result.exit_code == 1
-    assert result.stderr == f"dkmeans: error: {tmp_path / 'none.gpl'}: No such file or directory.\n"
+    assert result.stderr == f"dkmeans: error: {tmp_path / 'none.gpl'}: no such file.\n"
 
 
 # As a program
@@ -335,7 +335,7 @@ def test_as_a_program(tmp_path):
     ended = subprocess.run(program, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert ended.returncode == 1
     assert ended.stderr.startswith("dkmeans: error: ")
-    assert ended.stderr.endswith("No such file or directory.\n")
+    assert ended.stderr.endswith("no such file.\n")
     assert ended.stderr.count("\n") == 1
 
 

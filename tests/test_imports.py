@@ -18,6 +18,7 @@ ROOT = Path(dkmeans.__file__).parent
 # `_validation` is the ground: its errors are everybody's.
 FLOORS = (
     ("_validation",),
+    ("_stores",),
     ("_kernels", "_tiling", "_palette"),
     ("_passes", "_frame"),
     ("_tables",),
@@ -35,6 +36,7 @@ HOMES = {
     "numba": {"_kernels.compile"},
     "llvmlite": {"_kernels.vectors"},
     "click": {"_cli"},
+    "obstore": {"_stores"},
     "rich": {"_cli", "_report"},
 }
 

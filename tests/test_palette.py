@@ -345,7 +345,7 @@ def test_no_source(tmp_path):
     (tmp_path / "device.gpl").symlink_to("/dev/null")
     os.mkfifo(tmp_path / "pipe.gpl")
     for name, message in [
-        ("none.gpl", "No such file"),
+        ("none.gpl", "no such file"),
         ("folder.gpl", "not a regular file"),
         ("device.gpl", "not a regular file"),
         ("pipe.gpl", "not a regular file"),
@@ -390,7 +390,7 @@ def test_failure_leaves_no_litter(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match=r"p\.gpl cannot be written: No space left on device"):
+    with pytest.raises(OutputError, match=r"p\.gpl: cannot be written \(the disk is full"):
         make(2).save(path, overwrite=True)
     assert path.read_text() == "mine"
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.gpl"]

@@ -8,19 +8,17 @@ import io
 import json
 import os
 import re
-import secrets
-import stat
 import struct
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._validation import MAX_COLORS, OutputError, SourceError
+from dkmeans import _stores
+from dkmeans._validation import MAX_COLORS, OutputError
 
 MAX_PALETTE = 65536  # what 16-bit labels can tell apart
 
@@ -51,46 +49,23 @@ def read(path: str | os.PathLike[str]) -> bytes:
     SourceError
         If there is no file of this name or it cannot be read.
     """
-    try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # to open a pipe may block for ever
-            raise SourceError(f"{os.fspath(path)}: not a regular file.")
-        with Path(path).open("rb") as file:
-            return file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise SourceError(f"{os.fspath(path)}: {error.strerror or error}.") from None
-    except ValueError:  # a NUL character
-        raise SourceError(f"{os.fspath(path)!r}: no file can have this name.") from None
+    return _stores.read(path, _MAX_BYTES + 1)
 
 
 def write(path: str | os.PathLike[str], data: bytes, *, overwrite: bool) -> None:
-    """Write a file under another name in its folder, then rename it into place.
+    """Write a file, which appears when it is complete.
 
     Raises
     ------
     OutputError
         If the file exists and `overwrite` is false, or cannot be written.
     """
-    path = Path(path)
-    scratch = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        if not overwrite and os.path.lexists(path):
-            raise OutputError(
-                f"{path} exists; choose another name, or allow it to be replaced "
-                "(overwrite=True, --overwrite)."
-            )
-        try:
-            with scratch.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # the name must not come before the bytes
-            scratch.replace(path)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from None
-    except ValueError:  # a NUL character
-        raise OutputError(f"{str(path)!r}: no file can have this name.") from None
+    if not overwrite and _stores.exists(path):
+        raise OutputError(
+            f"{os.fspath(path)}: exists already; choose another name, or allow it to be replaced "
+            "(overwrite=True, --overwrite)."
+        )
+    _stores.write(path, data, replace=overwrite)
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, str]]:

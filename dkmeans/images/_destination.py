@@ -1,6 +1,5 @@
 """Where a job writes: what the output's name means, what is refused, and the scratch folder."""
 
-import errno
 import fnmatch
 import glob
 import os
@@ -14,6 +13,7 @@ from typing import Any
 
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
+from dkmeans._stores import writing
 from dkmeans._validation import MAX_COLORS, InvalidArgumentError, OutputError, SourceError
 from dkmeans.images import _store
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
@@ -164,24 +164,6 @@ def beside(path: Path) -> Iterator[Path]:
         prefix=prefix, suffix=".partial", dir=path.parent, ignore_cleanup_errors=True
     ) as folder:
         yield Path(folder)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write into one clear error.
-
-    Raises
-    ------
-    OutputError
-        For any OSError; a full disk is named.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full; free some space and run again"
-        raise OutputError(f"{path}: cannot be written ({reason}).") from error
 
 
 def _taken(files: Collection[PurePosixPath]) -> Counter[PurePosixPath]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dkmeans import _passes
 from dkmeans._passes import BlockSource, Partition, Passes, Piece, Progress, Ticker
+from dkmeans._stores import writing
 from dkmeans._tiling import grid, reading_block
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
 from dkmeans.images import _sources, _store
@@ -18,7 +19,6 @@ from dkmeans.images._destination import (
     refuse_among,
     refuse_failed,
     refuse_overwriting,
-    writing,
 )
 from dkmeans.images._sources import Found, Paths, SourceReport
 from dkmeans.images._staging import interleaved

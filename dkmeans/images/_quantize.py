@@ -16,6 +16,7 @@ from dkmeans import _passes
 from dkmeans._lloyd import RELAXATION, Solution, solve
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource, Passes, Piece, Progress
+from dkmeans._stores import writing
 from dkmeans._summary import ColourSummary
 from dkmeans._tiling import grid
 from dkmeans._validation import (
@@ -32,7 +33,6 @@ from dkmeans.images._destination import (
     as_path,
     refuse_among,
     refuse_failed,
-    writing,
 )
 from dkmeans.images._outputs import Output, label_windows
 from dkmeans.images._png import Compression

@@ -1,0 +1,161 @@
+"""Places that hold bytes: files by path, and objects by URL; read and replaced whole.
+
+A place is a path, or a URL such as ``s3://bucket/folder/model.json``. What is written appears when
+it is complete, under its own name, or not at all.
+"""
+
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dkmeans._validation import OutputError, SourceError
+
+Place = str | os.PathLike[str]
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+
+
+def is_url(place: Place) -> bool:
+    """Return whether a place is named by a URL, and not a path.
+
+    Examples
+    --------
+    >>> is_url("s3://bucket/key"), is_url("C:/folder/file"), is_url(Path("a/b"))
+    (True, False, False)
+    """
+    return isinstance(place, str) and _URL.match(place) is not None
+
+
+def read(place: Place, most: int | None = None) -> bytes:
+    """Return the bytes at a place, and no more than `most` of them.
+
+    Raises
+    ------
+    SourceError
+        If there are none, or they cannot be read.
+    """
+    if is_url(place):
+        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
+
+        return objects.read(str(place), most)
+    name = os.fspath(place)
+    try:
+        if not stat.S_ISREG(Path(place).stat().st_mode):  # to open a pipe may block for ever
+            raise SourceError(f"{name}: not a regular file.")
+        with Path(place).open("rb") as file:
+            return file.read(-1 if most is None else most)
+    except FileNotFoundError as error:
+        raise SourceError(f"{name}: no such file.") from error
+    except OSError as error:
+        raise SourceError(f"{name}: cannot be read ({error.strerror or error}).") from error
+    except ValueError as error:  # a NUL character
+        raise SourceError(f"{name!r}: no file can have this name.") from error
+
+
+def write(place: Place, data: bytes, *, replace: bool = True) -> None:
+    """Write bytes; they appear under this name when all of them are there, and on the disk.
+
+    Parameters
+    ----------
+    place
+        Of the bytes; its folder must exist.
+    data
+        All of them.
+    replace
+        Whether what is there may be replaced. If not, of several who write at once one succeeds.
+
+    Raises
+    ------
+    OutputError
+        If they cannot be written, or exist and are not to be replaced.
+    """
+    if is_url(place):
+        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
+
+        objects.write(str(place), data, replace=replace)
+        return
+    path = Path(place)
+    if "\0" in str(path):
+        raise OutputError(f"{str(path)!r}: no file can have this name.")
+    with writing(place):
+        partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+        try:
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # the name must not come before the bytes
+            if replace:
+                partial.replace(path)
+            else:
+                path.hardlink_to(partial)
+            sync_folder(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)  # gone already if it was renamed
+
+
+@contextmanager
+def writing(place: Place) -> Iterator[None]:
+    """Turn a failure to write to a place into one clear error.
+
+    Raises
+    ------
+    OutputError
+        For any OSError; a full disk is named.
+    """
+    try:
+        yield
+    except FileExistsError as error:
+        raise OutputError(f"{os.fspath(place)}: exists already.") from error
+    except OSError as error:
+        reason = error.strerror or error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "the disk is full; free some space and run again"
+        raise OutputError(f"{os.fspath(place)}: cannot be written ({reason}).") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """See to it that the names in a folder survive a loss of power, where the system can."""
+    with suppress(OSError):  # Windows opens no folders, and some network disks sync none
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove(place: Place) -> None:
+    """Remove what is at a place, if anything is.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be removed.
+    """
+    if is_url(place):
+        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
+
+        objects.remove(str(place))
+        return
+    with writing(place):
+        Path(place).unlink(missing_ok=True)
+
+
+def exists(place: Place) -> bool:
+    """Return whether there are bytes at a place.
+
+    Raises
+    ------
+    SourceError
+        If that cannot be told.
+    """
+    if is_url(place):
+        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
+
+        return objects.exists(str(place))
+    with writing(place):
+        return os.path.lexists(place)

@@ -1,0 +1,54 @@
+"""Places: what is written is there whole, or not at all."""
+
+import threading
+
+import pytest
+
+from dkmeans import _stores
+from dkmeans._validation import OutputError, SourceError
+
+
+def test_what_is_written_is_read(tmp_path):
+    place = tmp_path / "a"
+    _stores.write(place, b"one")
+    _stores.write(place, b"another")
+    assert _stores.read(place) == b"another"
+    assert _stores.read(place, 3) == b"ano"
+    assert _stores.exists(place)
+    _stores.remove(place)
+    _stores.remove(place)
+    assert not _stores.exists(place)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_who_create_at_once_one_succeeds(tmp_path):
+    place, done = tmp_path / "a", []
+
+    def create(i):
+        try:
+            _stores.write(place, bytes([i]) * 1000, replace=False)
+        except OutputError as error:
+            assert "exists already" in str(error)  # noqa: PT017 - raised in a thread
+        else:
+            done.append(i)
+
+    threads = [threading.Thread(target=create, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 1
+    assert _stores.read(place) == bytes(done) * 1000
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["none", "a\0b", "."])
+def test_what_cannot_be_read(tmp_path, name):
+    with pytest.raises(SourceError):
+        _stores.read(f"{tmp_path}/{name}")
+
+
+def test_a_url_that_is_no_place():
+    for url in ("ftp://host/file", "s3:///key"):
+        with pytest.raises(ValueError, match="is no place"):
+            _stores.read(url)
