@@ -383,6 +383,17 @@ def test_every_command_is_documented():
     assert sorted(sections()) == sorted(COMMANDS)
 
 
+def rows(text):
+    """The options that a section has a row for."""
+    return re.findall(r"^\| `(--[a-z-]+)", text, flags=re.MULTILINE)
+
+
+def documented():
+    """The options that all jobs share."""
+    text = DOCS.read_text(encoding="utf-8").partition("## Options of all jobs")[2]
+    return set(rows(text.partition("\n## ")[0]))
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_documented(name):
     text = sections()[name]
@@ -393,7 +404,8 @@ def test_every_option_is_documented(name):
         else:
             arguments.append(parameter.human_readable_name)
     assert f"dkmeans {name} {' '.join(arguments)}" in text
-    assert set(re.findall(r"^\| `(--[a-z-]+)", text, flags=re.MULTILINE)) == options
+    shared = documented() if "(#options-of-all-jobs)" in text else set()
+    assert {*rows(text), *shared} == options
     examples = "".join(re.findall(r"^```\n(dkmeans .*?)^```", text, flags=re.MULTILINE | re.DOTALL))
     assert set(re.findall(r"--[a-z-]+", examples)) <= options | {"--colors"}
 
