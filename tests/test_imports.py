@@ -19,6 +19,7 @@ ROOT = Path(dkmeans.__file__).parent
 FLOORS = (
     ("_validation",),
     ("_stores",),
+    ("_documents",),
     ("_kernels", "_tiling", "_palette"),
     ("_passes", "_frame"),
     ("_tables",),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
 
 import dkmeans
-from dkmeans import KMeans, MiniBatchKMeans, _model
+from dkmeans import KMeans, MiniBatchKMeans, _documents
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
 
 ROWS = np.random.default_rng(0).normal(size=(400, 3)) + 1e3
@@ -511,7 +511,7 @@ def test_a_device_without_end():
 
 
 def test_a_file_larger_than_any_model(monkeypatch, tmp_path):
-    monkeypatch.setattr(_model, "_MAX_BYTES", 1 << 10)
+    monkeypatch.setattr(_documents, "_MAX_BYTES", 1 << 10)
     path = tmp_path / "model.json"
     path.write_bytes(bytes((1 << 10) + 1))
     refused(path, "larger than any")
