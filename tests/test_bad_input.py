@@ -627,11 +627,11 @@ def interruptible():
 @pytest.mark.parametrize(
     ("output", "moment", "options"),
     [
-        ("out.png", ".*.partial", ()),
-        ("out.png", ".*.partial/*.part", ()),
-        ("out.zarr", ".*.partial/labels.zarr/c", ()),
-        ("out", "out/.*.partial/*.part", ()),
-        ("out.png", ".*.partial/*.part", ("--workers", "2")),
+        ("out.png", ".*.dkmeans", ()),
+        ("out.png", ".*.dkmeans/*.part", ()),
+        ("out.zarr", ".*.dkmeans/labels.zarr/c", ()),
+        ("out", "out/.*.dkmeans/*.part", ()),
+        ("out.png", ".*.dkmeans/*.part", ("--workers", "2")),
     ],
 )
 def test_ctrl_c(large, tmp_path, output, moment, options):

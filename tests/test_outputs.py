@@ -3,7 +3,10 @@
 import contextlib
 import errno
 import itertools
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +21,11 @@ from dkmeans._palette import Palette
 from dkmeans._tiling import Window, grid
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
 from dkmeans.images import _destination, _outputs, _png, _store, _tiff
-from dkmeans.images._destination import Destination, beside, kind_of, refuse_among, writing
+from dkmeans.images._destination import Destination, kind_of, refuse_among, writing
 from dkmeans.images._outputs import PngFile, TiffFile, ZarrLabels, label_windows
 from dkmeans.images._raster import RasterSource
 from dkmeans.images._sources import Found
+from dkmeans.images._workspace import opened
 
 PALETTE = Palette(np.stack([np.arange(5), np.arange(5) * 7, 255 - np.arange(5)], axis=1))
 KINDS = ["png", "tiff", "zarr"]
@@ -349,36 +353,107 @@ def test_outputs_among_the_sources_are_refused(tmp_path, output, message):
 # Nothing is left
 
 
-def test_scratch_is_beside_the_output_and_goes(tmp_path):
-    for name in ("a.png", "a.zarr", "out"):
+def workspace_of(target):
+    return opened(target.workspace, target.path)
+
+
+def test_the_workspace_is_beside_the_output_and_goes(tmp_path):
+    for name, place in (("a.png", ""), ("a.zarr", ""), ("out", "out")):
         target = Destination(tmp_path / name, found("b.jpg"), is_single=True, overwrite=False)
-        with target.scratch() as scratch:
-            place = tmp_path / "out" if name == "out" else tmp_path
-            assert scratch.parent == place
-            assert scratch.name.startswith(".")
-            assert scratch.name.endswith(".partial")
-            (scratch / "file").touch()
+        with workspace_of(target) as space:
+            assert space.path == tmp_path / place / f".{name}.dkmeans"
+            (space.path / "file").touch()
         assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_was_there_stays(tmp_path):
     target = Destination(tmp_path, found("b.jpg", "c.jpg"), is_single=False, overwrite=False)
-    with contextlib.suppress(KeyError), target.scratch():
+    with contextlib.suppress(KeyError), workspace_of(target):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SystemExit])
-def test_scratch_goes_whatever_happens(tmp_path, error):
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_workspace_goes_unless_there_is_work_in_it(tmp_path, error, kept):
     def work():
-        with beside(tmp_path / "a") as scratch:
-            (scratch / "sub").mkdir()
-            (scratch / "sub" / "file").touch()
+        with opened(tmp_path / ".a.dkmeans", tmp_path / "a.png") as space:
+            (space.path / "sub").mkdir()
+            (space.path / "sub" / "file").touch()
+            space.is_worth_keeping = kept
             raise error
 
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         work()
+    notes = getattr(caught.value, "__notes__", [])
+    if kept:
+        assert [path.name for path in (tmp_path / ".a.dkmeans").iterdir()] == [
+            "dkmeans.lock",
+            "sub",
+        ]
+        assert "resume=True goes on from there" in notes[0]
+    else:
+        assert list(tmp_path.iterdir()) == []
+        assert not notes
+
+
+def test_a_second_job_is_refused_and_told_who_holds_the_output(tmp_path):
+    place, output = tmp_path / ".a.dkmeans", tmp_path / "a.png"
+    with opened(place, output) as space:
+        (space.path / "file").touch()
+        with (
+            pytest.raises(
+                OutputError, match=rf"a\.png: another job.*process {os.getpid()} on .* since"
+            ),
+            opened(place, output),
+        ):
+            pass
+        assert (space.path / "file").exists()
+    with opened(place, output):
+        pass
+
+
+def test_the_lock_goes_with_its_process(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from dkmeans.images._workspace import opened\n"
+        "with opened(Path('.a.dkmeans'), Path('a.png')) as space:\n"
+        "    (space.path / 'file').touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert (tmp_path / ".a.dkmeans" / "file").exists()
+    with opened(tmp_path / ".a.dkmeans", tmp_path / "a.png") as space:
+        assert [path.name for path in space.leftovers()] == ["file"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_what_is_not_ours_is_never_removed(tmp_path, kind):
+    place = tmp_path / ".a.dkmeans"
+    (tmp_path / "other").mkdir()
+    if kind == "folder":
+        place.mkdir()
+        (place / "diary.txt").write_text("dear")
+    elif kind == "file":
+        place.touch()
+    else:
+        place.symlink_to(tmp_path / "other")
+    with pytest.raises(OutputError, match=r"\.a\.dkmeans"), opened(place, tmp_path / "a.png"):
+        pass
+    assert (place / "diary.txt").exists() == (kind == "folder")
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_what_was_about_to_be_replaced_is_put_back(tmp_path):
+    (tmp_path / "a.png").write_text("old")
+    with (
+        contextlib.suppress(FileNotFoundError),
+        opened(tmp_path / ".a.dkmeans", tmp_path / "a.png") as space,
+    ):
+        space.publish(tmp_path / "nothing", tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 @pytest.mark.parametrize(
@@ -405,11 +480,11 @@ def test_an_array_of_a_source_that_failed_is_not_moved_into_place(tmp_path):
     names = found("a.jpg", "b.jpg", "sub/c.jpg")
     target = Destination(tmp_path / "out.zarr", names, is_single=False, overwrite=False)
     sources = {i: image.source for i, image in enumerate(names)}
-    with target.scratch() as scratch:
-        outputs = target.outputs(scratch, sources, PALETTE, "fast")
+    with workspace_of(target) as space:
+        outputs = target.outputs(space.path, sources, PALETTE, "fast")
         for output in outputs.values():
             output.write("", [(Window(0, 0, 4, 4), labels_of((4, 4)))])
-        target.finish(scratch, {1: "truncated"})
+        target.finish(space, space.path, {1: "truncated"})
     group = zarr.open_group(str(tmp_path / "out.zarr"), mode="r")
     assert sorted(group.keys()) == ["a", "sub"]
     np.testing.assert_array_equal(group["sub/c"][:], labels_of((4, 4)))

@@ -1,13 +1,11 @@
-"""Where a job writes: what the output's name means, what is refused, and the scratch folder."""
+"""Where a job writes: what the output's name means, and what is refused."""
 
 import fnmatch
 import glob
 import os
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +17,7 @@ from dkmeans.images import _store
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
 from dkmeans.images._png import Compression
 from dkmeans.images._sources import Found
+from dkmeans.images._workspace import Workspace, place_of
 
 _SUFFIXES = {".png": "png", ".tif": "tiff", ".tiff": "tiff", ".zarr": "zarr", "": "folder"}
 _MAX_ZARR_COLORS = 1 << 16
@@ -106,21 +105,10 @@ class Destination:
             if path.is_dir() and not (self.kind == "zarr" and _store.is_zarr(path)):
                 raise OutputError(f"{path}: is a folder, which is never overwritten; remove it.")
 
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """Make a folder for parts, in the output folder or beside the output, as `beside` does."""
-        if self.kind != "folder":
-            with beside(self.path) as folder:
-                yield folder
-            return
-        made = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside(self.path / self.path.name) as folder:
-                yield folder
-        finally:
-            if made and not any(self.path.iterdir()):
-                self.path.rmdir()
+    @property
+    def workspace(self) -> Path:
+        """The folder for all that is not finished."""
+        return place_of(self.path, is_folder=self.kind == "folder")
 
     def outputs(
         self,
@@ -143,7 +131,7 @@ class Destination:
                 result[index] = form(str(file), str(scratch), height, width, palette, compression)
         return result
 
-    def finish(self, scratch: Path, failed: Mapping[int, str]) -> None:
+    def finish(self, space: Workspace, scratch: Path, failed: Mapping[int, str]) -> None:
         """Move a finished Zarr output into place, without the arrays of sources that failed."""
         if self.kind != "zarr":
             return
@@ -151,19 +139,7 @@ class Destination:
         for index in failed:
             if index in self.files and self.files[index] != self.path:
                 shutil.rmtree(labels / self.files[index].relative_to(self.path), ignore_errors=True)
-        if self.path.exists():
-            self.path.replace(scratch / "replaced")
-        labels.replace(self.path)
-
-
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """Make a scratch folder beside `path`; remove it at the end, whatever happens."""
-    prefix = f".{path.name}."
-    with tempfile.TemporaryDirectory(
-        prefix=prefix, suffix=".partial", dir=path.parent, ignore_cleanup_errors=True
-    ) as folder:
-        yield Path(folder)
+        space.publish(labels, self.path)
 
 
 def _taken(files: Collection[PurePosixPath]) -> Counter[PurePosixPath]:

@@ -15,13 +15,13 @@ from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
 from dkmeans.images import _sources, _store
 from dkmeans.images._destination import (
     as_path,
-    beside,
     refuse_among,
     refuse_failed,
     refuse_overwriting,
 )
 from dkmeans.images._sources import Found, Paths, SourceReport
 from dkmeans.images._staging import interleaved
+from dkmeans.images._workspace import opened, place_of
 
 _LARGE = 1 << 26  # pixels; smaller images are packed
 _RUN = 1 << 24  # pixels of packed images that one task writes
@@ -118,9 +118,10 @@ def ingest(
     refuse_failed(failures, len(found))
     usable = {i: f.source for i, f in enumerate(found) if f.source is not None}
     passes = Passes(progress)
-    with writing(path), beside(path) as scratch:
+    with opened(place_of(path, is_folder=False), path) as space, writing(path):
+        space.begin_anew(path)
         pieces, runs = _lay_out(usable)
-        made = scratch / "store.zarr"
+        made = space.path / "store.zarr"
         _create(made, [*pieces, *(piece for run in runs for piece in run)])
         partitions = [*_passes.partition(pieces), *runs]
         failures |= passes.run("ingest", _Ingest(str(made)), partitions, _Failures.merge).reasons
@@ -131,9 +132,7 @@ def ingest(
         _store.complete(
             made, _listing(found, [*pieces, *(p for run in runs for p in run)], failures)
         )
-        if path.exists():
-            path.replace(scratch / "replaced")
-        made.replace(path)
+        space.publish(made, path)
     sizes = {i: _n_pixels(s) * s.shape[2] for i, s in usable.items() if i not in failures}
     report = _sources.report(found, dict.fromkeys(usable, path), failures, sizes)
     return IngestResult(str(path), passes.bytes_read, report)

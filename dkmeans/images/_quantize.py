@@ -38,6 +38,7 @@ from dkmeans.images._outputs import Output, label_windows
 from dkmeans.images._png import Compression
 from dkmeans.images._sources import Paths, SourceReport
 from dkmeans.images._staging import StagedSource
+from dkmeans.images._workspace import opened
 
 Float64 = npt.NDArray[np.float64]
 
@@ -194,7 +195,12 @@ def quantize(
     start = _check_init(init, n_colors, bands)
     passes = Passes(progress)
     fit: _Fit | None = None
-    with writing(target.path), target.scratch() as scratch, _stage(staging, scratch) as stage:
+    with (
+        opened(target.workspace, target.path) as space,
+        writing(target.path),
+        _stage(staging, space.path) as stage,
+    ):
+        space.begin_anew(target.path)
         if palette is None:
             staged = _plan_staging(usable, stage)
             counts, failed = count_colours(passes, _pieces(usable), bands, staged)
@@ -214,7 +220,7 @@ def quantize(
             del summary
             usable = {i: staged.get(i, s) for i, s in usable.items() if i not in failures}
             palette = fit.palette
-        outputs = target.outputs(scratch, usable, palette, compression)
+        outputs = target.outputs(space.path, usable, palette, compression)
         assigned = passes.run(
             "write",
             Assign(palette, measure=fit is None),
@@ -225,7 +231,7 @@ def quantize(
         refuse_failed(failures, len(found))
         written = {i: w for i, w in assigned.written.items() if i not in failures}
         sizes = {i: _finish(outputs[i], w) for i, w in written.items()}
-        target.finish(scratch, failures)
+        target.finish(space, space.path, failures)
     report = _sources.report(found, target.files, failures, sizes)
     quality = fit.quality() if fit else _measured(palette, list(written.values()))
     return QuantizeResult(

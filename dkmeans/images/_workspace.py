@@ -1,0 +1,222 @@
+"""The folder beside an output in which a job works: its name, its lock, what becomes of it.
+
+The workspace of ``photo.png`` is ``.photo.png.dkmeans`` beside it; that of a folder of pictures
+lies in the folder. One job at a time has it: the lock is the system's and vanishes with the
+process that holds it, however that ends. All that a job writes before it is finished lies in here.
+"""
+
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from dkmeans._stores import sync_folder, writing
+from dkmeans._validation import OutputError
+
+LOCK = "dkmeans.lock"  # its presence tells that the folder is ours
+_FORMAT = "dkmeans-lock"
+_REPLACED = "replaced"
+_TRIES = 20  # a job that ends removes the file which the next one has just opened
+_MOST = 4096  # bytes read of a lock
+
+_log = logging.getLogger("dkmeans")
+
+
+class Workspace:
+    """A folder that this process has locked; made by `opened`.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    is_worth_keeping
+        Whether it stays if the job fails: there is finished work in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_worth_keeping = False
+
+    def begin_anew(self, output: Path) -> None:
+        """Remove what an interrupted job has left, and say so."""
+        if self.leftovers():
+            self.sweep(output)
+            _log.warning("%s: what an interrupted job had left is removed.", output)
+
+    def leftovers(self) -> list[Path]:
+        """Return what lies in the folder, but for the lock."""
+        return [path for path in self.path.iterdir() if path.name != LOCK]
+
+    def sweep(self, output: Path) -> None:
+        """Remove all but the lock; what was about to be replaced by `output` is put back."""
+        replaced = self.path / _REPLACED
+        if replaced.exists() and not output.exists():
+            replaced.replace(output)
+        for path in self.leftovers():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def publish(self, made: Path, output: Path) -> None:
+        """Move what is finished to its name, in place of what is there."""
+        if output.exists():
+            output.replace(self.path / _REPLACED)
+        made.replace(output)
+        sync_folder(output.parent)
+
+
+def place_of(output: Path, *, is_folder: bool) -> Path:
+    """Return the workspace of an output.
+
+    Examples
+    --------
+    >>> place_of(Path("a/b.png"), is_folder=False).as_posix()
+    'a/.b.png.dkmeans'
+    >>> place_of(Path("a/b"), is_folder=True).as_posix()
+    'a/b/.b.dkmeans'
+    """
+    return (output if is_folder else output.parent) / f".{output.name}.dkmeans"
+
+
+@contextmanager
+def opened(place: Path, output: Path) -> Iterator[Workspace]:
+    """Make or enter a workspace and lock it; at the end remove it, or keep it after a failure.
+
+    Raises
+    ------
+    OutputError
+        If another job has it, if a folder of this name is none of ours, or none can be made.
+    """
+    folder = place.parent if place.parent == output else None  # which the job may have to make
+    made = folder is not None and not folder.exists()
+    try:
+        with writing(output):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = _entered(place, output)
+        try:
+            yield from _used(Workspace(place), output)
+        finally:
+            _leave(place, lock)
+    finally:
+        if made and folder is not None:
+            with suppress(OSError):  # there are pictures in it
+                folder.rmdir()
+
+
+def _used(space: Workspace, output: Path) -> Iterator[Workspace]:
+    """Lend the workspace; say so if it is kept."""
+    try:
+        yield space
+    except BaseException as error:
+        if space.is_worth_keeping:
+            error.add_note(f"what is done is kept in {space.path}; resume=True goes on from there")
+        else:
+            with suppress(OSError):  # the first error tells more
+                space.sweep(output)
+        raise
+    space.sweep(output)
+
+
+def _entered(place: Path, output: Path) -> int:
+    """Return the descriptor of the lock, once it is ours."""
+    for _ in range(_TRIES):
+        try:
+            with suppress(FileExistsError):
+                place.mkdir()
+            _refuse_foreign(place)
+            descriptor = os.open(place / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # the folder was removed by the job before
+        if not _try_lock(descriptor):
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            raise OutputError(
+                f"{output}: another job is writing it ({holder}); wait for it, or choose another "
+                "name."
+            )
+        if _is_there(descriptor, place / LOCK):
+            _sign(descriptor)
+            return descriptor
+        os.close(descriptor)
+    raise OutputError(f"{place}: jobs come and go too fast; run again.")
+
+
+def _refuse_foreign(place: Path) -> None:
+    """Raise if a folder has our name, but holds what none of our jobs has put there."""
+    if place.is_symlink() or not place.is_dir():
+        raise OutputError(f"{place}: is no folder, but a job needs one here; remove it.")
+    if any(place.iterdir()) and not (place / LOCK).is_file():
+        raise OutputError(f"{place}: was not made by dkmeans, and is in the way; rename it.")
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock an open file for this process, unless another one has locked it."""
+    try:
+        if os.name == "nt":
+            import msvcrt  # noqa: PLC0415 - Windows only
+
+            lock: Any = msvcrt
+            lock.locking(descriptor, lock.LK_NBLCK, 1)
+        else:
+            import fcntl  # noqa: PLC0415 - not on Windows
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:  # some network disks know no locks
+        _log.warning("The output cannot be locked (%s): start no second job on it.", error.strerror)
+    return True
+
+
+def _is_there(descriptor: int, path: Path) -> bool:
+    """Return whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sign(descriptor: int) -> None:
+    """Write into the lock who holds it. Its first byte is the one that Windows locks."""
+    mark = {
+        "format": _FORMAT,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.truncate(descriptor, 0)
+    os.write(descriptor, b" " + json.dumps(mark).encode())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+
+
+def _holder(descriptor: int) -> str:
+    """Tell who holds a lock."""
+    try:
+        os.lseek(descriptor, 1, os.SEEK_SET)
+        mark = json.loads(os.read(descriptor, _MOST))
+        return f"process {int(mark['pid'])} on {mark['host']!s:.100}, since {mark['since']!s:.30}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "which one cannot be told"
+
+
+def _leave(place: Path, descriptor: int) -> None:
+    """Give the lock back, and remove the folder if nothing else is in it."""
+    with suppress(OSError):
+        if all(path.name == LOCK for path in place.iterdir()):
+            if os.name != "nt":  # while it is locked nobody else can be about to sign it
+                (place / LOCK).unlink()
+            place.rmdir()
+    os.close(descriptor)
+    if os.name == "nt":
+        with suppress(OSError):  # what is open cannot be removed there
+            (place / LOCK).unlink()
+            place.rmdir()
