@@ -111,8 +111,8 @@ class TestContest:
             assert child.stdout.readline() == b"held\n"
             found = peak.read()
             child.communicate(b"\n")
-        assert 60 * MIB < found.worker < 90 * MIB
-        assert found.worker <= found.added < found.peak
+        assert 60 * MIB < found.added < 90 * MIB
+        assert 60 * MIB < found.worker < found.peak  # workers of a cluster may be larger
 
 
 class TestReport:

@@ -36,7 +36,7 @@ PEERS = {
     ),
     "libimagequant": Peer("imagequant", (), "pip install imagequant"),
     "ImageMagick": Peer(
-        "", ("magick", "convert-im7", "convert-im6", "convert"), _DEBIAN.format("imagemagick")
+        "", ("magick", "convert-im7", "convert-im6"), _DEBIAN.format("imagemagick")
     ),
     "GDAL": Peer("", ("rgb2pct.py", "rgb2pct"), _DEBIAN.format("gdal-bin and python3-gdal")),
 }
