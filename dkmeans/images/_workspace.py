@@ -134,6 +134,8 @@ def _entered(place: Path, output: Path) -> int:
             _refuse_foreign(place)
             descriptor = os.open(place / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
+            if not place.parent.is_dir():
+                raise
             continue  # the folder was removed by the job before
         if not _try_lock(descriptor):
             holder = _holder(descriptor)
