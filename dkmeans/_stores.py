@@ -5,19 +5,24 @@ it is complete, under its own name, or not at all.
 """
 
 import errno
+import io
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from dkmeans._validation import OutputError, SourceError
 
 Place = str | os.PathLike[str]
+State = tuple[int, int | str]
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+_STEP = 1 << 20  # bytes of an object asked for at a time
+_BUFFER = 1 << 16  # bytes: readers of headers ask for a few at a time
 
 
 def is_url(place: Place) -> bool:
@@ -159,3 +164,86 @@ def exists(place: Place) -> bool:
         return objects.exists(str(place))
     with writing(place):
         return os.path.lexists(place)
+
+
+def state(place: Place) -> State:
+    """Return the size of what is at a place in bytes, and what else changes when it does.
+
+    That is the time of change in ns, of an object the ETag.
+
+    Raises
+    ------
+    SourceError
+        If there is no such object.
+    OSError
+        If there is no such file.
+    """
+    if is_url(place):
+        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
+
+        return objects.state(str(place))
+    status = Path(place).stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def refuse_changed(place: Place, before: State) -> None:
+    """Raise `SourceError` if the `state` of a file is no longer what it was.
+
+    Objects need no question of their own: each request for some of their bytes asks it too.
+    """
+    if not is_url(place) and state(place) != before:
+        raise SourceError(f"{os.fspath(place)}: changed while it was being read; run again.")
+
+
+def opened(place: Place, before: State, step: int | None = None) -> BinaryIO:
+    """Open what is at a place for reading, at any position; nothing of it is copied.
+
+    Parameters
+    ----------
+    place
+        A file, or an object.
+    before
+        Its `state`: of an object that has changed since nothing is read.
+    step
+        How many bytes of an object to ask for at a time.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    SourceError
+        Now or at a read, if the object cannot be read.
+    """
+    if is_url(place):
+        from dkmeans import _stores_ranges as ranges  # noqa: PLC0415 - an extra
+
+        size, etag = before
+        file = ranges.ObjectFile(str(place), (size, str(etag)), step or _STEP)
+        return io.BufferedReader(file, _BUFFER)
+    return Path(place).open("rb", buffering=0)
+
+
+def stretches(
+    place: Place, before: State, places: Sequence[tuple[int, int]]
+) -> Generator[bytes, None, None]:
+    """Yield stretches of what is at a place, each by its first byte and its length.
+
+    What lies beyond the end is missing from a stretch of a file, and an error of an object.
+
+    Parameters
+    ----------
+    place, before
+        As for `opened`.
+    places
+        In the order in which they are wanted.
+    """
+    if is_url(place):
+        from dkmeans import _stores_ranges as ranges  # noqa: PLC0415 - an extra
+
+        size, etag = before
+        yield from ranges.stretches(str(place), (size, str(etag)), places)
+        return
+    with Path(place).open("rb", buffering=0) as file:
+        for at, size in places:
+            file.seek(at)
+            yield file.read(size)

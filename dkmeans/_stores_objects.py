@@ -1,15 +1,36 @@
 """Objects in S3, by URL, through obstore.
 
 Endpoint, region and credentials come from the usual environment variables (``AWS_ENDPOINT_URL``,
-``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ...).
+``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ...) of each process: nothing of
+them travels to workers. Requests that fail on the way, or with a status of 500 and more, are
+tried again for as long as ``DKMEANS_RETRY_SECONDS`` says.
 """
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
+from dkmeans._stores_answers import explained, is_missing
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
+
+State = tuple[int, str]  # the size of an object in bytes, and its ETag
+
+_RETRY_SECONDS = 120
+_REQUEST_SECONDS = 30  # for one request, with all that it brings
+_NO_CREDENTIALS_SECONDS = 10  # to look for some where machines in a cloud have them
+_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 def _obstore() -> Any:
@@ -23,75 +44,212 @@ def _obstore() -> Any:
     return obstore
 
 
+def _bucket(name: str, prefix: str = "") -> Any:
+    """Return the store of a bucket, as the environment of this process says now."""
+    settings = (item for item in os.environ.items() if item[0].startswith(("AWS_", "DKMEANS_")))
+    return _opened(name, prefix, tuple(sorted(settings)))
+
+
 @cache
-def _bucket(name: str) -> Any:
-    return _obstore().store.from_url(f"s3://{name}")
+def _opened(name: str, prefix: str, settings: tuple[tuple[str, str], ...]) -> Any:
+    environment = dict(settings)
+    seconds = _retry_seconds(environment)
+    if not any(map(environment.get, _CREDENTIALS)):
+        seconds = min(seconds, _NO_CREDENTIALS_SECONDS)
+    endpoint = next(filter(None, map(environment.get, _ENDPOINTS)), "")
+    if endpoint and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", endpoint):  # obstore would panic
+        raise InvalidArgumentError(
+            f"The endpoint of S3 is {endpoint!r}; it must be a URL such as https://s3.example.org."
+        )
+    client: dict[str, Any] = {"timeout": timedelta(seconds=_REQUEST_SECONDS)}
+    if endpoint.startswith("http://"):
+        client["allow_http"] = True
+    backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5)}
+    retry = {
+        "max_retries": 1000,  # it is the time that counts
+        "retry_timeout": timedelta(seconds=seconds),
+        "backoff": {**backoff, "base": 2},
+    }
+    store = _obstore().store.S3Store
+    try:
+        return store(name, prefix=prefix or None, client_options=client, retry_config=retry)
+    except (_obstore().exceptions.BaseError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"s3://{name} cannot be used as the environment says ({str(error).splitlines()[0]}); "
+            "look at the variables that begin with AWS_."
+        ) from error
 
 
-def place(url: str) -> tuple[Any, str]:
-    """Return the store of a URL's bucket, and the key in it.
+def _retry_seconds(environment: dict[str, str]) -> float:
+    given = environment.get("DKMEANS_RETRY_SECONDS", str(_RETRY_SECONDS))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86400:  # noqa: PLR2004 - a day
+        raise InvalidArgumentError(
+            f"DKMEANS_RETRY_SECONDS is {given!r}; it must be a number of seconds up to a day."
+        )
+    return seconds
+
+
+def place(url: str) -> tuple[str, str]:
+    """Return the bucket of a URL, and the key in it.
 
     Raises
     ------
     InvalidArgumentError
-        If it is no URL of an object in S3.
+        If it is no URL of an object in S3, or its key is not one that stays as it is.
     """
     scheme, _, rest = url.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme != "s3" or not bucket:
         raise InvalidArgumentError(f"{url!r} is no place; expected one such as s3://bucket/name.")
-    return _bucket(bucket), key.strip("/")
+    key = key.removesuffix("/")
+    odd = key and {"", ".", ".."} & set(key.split("/"))
+    if odd or not (url.isprintable() and bucket.isascii()):
+        raise InvalidArgumentError(
+            f"{url!r} is no place; the parts of its name must not be empty, '.' or '..', nor hold "
+            "control characters."
+        )
+    return bucket, key
+
+
+def _object(url: str) -> tuple[Any, str]:
+    """Return the store and the key of one object."""
+    bucket, key = place(url)
+    if not key:
+        raise InvalidArgumentError(f"{url!r} is a bucket; expected an object such as {url}/name.")
+    return _bucket(bucket), key
+
+
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Turn what an object store answers to who reads into one `SourceError`."""
+    with explained(_obstore().exceptions, url, SourceError, "read"):
+        yield
+
+
+@contextmanager
+def writing(url: str) -> Iterator[None]:
+    """Turn what an object store answers to who writes into one `OutputError`."""
+    with explained(_obstore().exceptions, url, OutputError, "written"):
+        yield
 
 
 def read(url: str, most: int | None = None) -> bytes:
     """Return the bytes of an object, and no more than `most` of them."""
-    obstore = _obstore()
-    store, key = place(url)
-    with _explained(url, SourceError, "read"):
-        answer = obstore.get(store, key)
-        size = answer.meta["size"]
-        if most is not None and size > most:
-            return bytes(obstore.get_range(store, key, start=0, length=most))
-        return bytes(answer.bytes())
+    store, key = _object(url)
+    with reading(url):
+        answer = _obstore().get(store, key)
+        if most is None or answer.meta["size"] <= most:
+            return bytes(answer.bytes())
+        data = bytearray()
+        for chunk in answer:
+            data += chunk
+            if len(data) >= most:
+                break
+        return bytes(data[:most])
+
+
+def read_range(url: str, state: State, start: int, stop: int) -> bytes:
+    """Return a range of the bytes of an object, as long as it is as it was.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read, has changed, or ends before.
+    """
+    store, key = _object(url)
+    options = {"range": (start, stop), "if_match": state[1] or None}
+    with reading(url):
+        answer = _obstore().get(store, key, options=options)
+        data = bytes(answer.bytes())
+    if (answer.meta["size"], answer.meta["e_tag"] or "") != state:
+        raise SourceError(f"{url}: changed while it was being read; run again.")
+    if len(data) != stop - start:
+        raise SourceError(f"{url}: ends before byte {stop}; it is truncated.")
+    return data
 
 
 def write(url: str, data: bytes, *, replace: bool) -> None:
     """Write an object."""
-    obstore = _obstore()
-    store, key = place(url)
-    with _explained(url, OutputError, "written"):
-        obstore.put(store, key, data, mode="overwrite" if replace else "create")
+    store, key = _object(url)
+    with writing(url):
+        _obstore().put(store, key, data, mode="overwrite" if replace else "create")
 
 
 def remove(url: str) -> None:
     """Remove an object, if it is there."""
-    obstore = _obstore()
-    store, key = place(url)
-    with _explained(url, OutputError, "removed"):
-        obstore.delete(store, key)
+    store, key = _object(url)
+    with explained(_obstore().exceptions, url, OutputError, "removed"):
+        _obstore().delete(store, key)
 
 
 def exists(url: str) -> bool:
     """Return whether there is an object."""
-    obstore = _obstore()
-    store, key = place(url)
-    with _explained(url, SourceError, "read"):
+    return find(url) is not None
+
+
+def state(url: str) -> State:
+    """Return the size and the ETag of an object."""
+    found = find(url)
+    if found is None:
+        raise SourceError(f"{url}: no such object.")
+    return found
+
+
+def find(url: str) -> State | None:
+    """Return the state of an object, or None if there is none."""
+    store, key = _object(url)
+    with reading(url):
         try:
-            obstore.head(store, key)
-        except FileNotFoundError:
-            return False
-    return True
+            meta = _obstore().head(store, key)
+        except FileNotFoundError as error:
+            # The answer says no more; that to a question for names tells of a missing bucket.
+            if is_missing(error):
+                _obstore().list_with_delimiter(store, key)
+                return None
+            raise
+    return meta["size"], meta["e_tag"] or ""
 
 
-@contextmanager
-def _explained(url: str, kind: type[Exception], done: str) -> Iterator[None]:
-    """Turn what an object store answers into one clear error."""
-    exceptions = _obstore().exceptions
-    try:
-        yield
-    except exceptions.AlreadyExistsError as error:
-        raise OutputError(f"{url}: exists already.") from error
-    except FileNotFoundError as error:
-        raise kind(f"{url}: no such object.") from error
-    except (exceptions.BaseError, OSError, ValueError) as error:
-        raise kind(f"{url}: cannot be {done} ({str(error).splitlines()[0]}).") from error
+@dataclass(frozen=True)
+class Listing:
+    """What lies directly below a URL.
+
+    Attributes
+    ----------
+    folders
+        The names of what has names below it, sorted.
+    objects
+        The states of objects by name, sorted.
+    """
+
+    folders: Sequence[str]
+    objects: dict[str, State]
+
+
+def listing(url: str) -> Listing:
+    """Return what lies directly below a URL; nothing if there is nothing.
+
+    Raises
+    ------
+    SourceError
+        If that cannot be told.
+    """
+    bucket, key = place(url)
+    with reading(url):
+        found = _obstore().list_with_delimiter(_bucket(bucket), key or None)
+    start = len(key) + 1 if key else 0
+    folders = sorted(folder[start:].rstrip("/") for folder in found["common_prefixes"])
+    objects = {
+        meta["path"][start:]: (int(meta["size"]), str(meta["e_tag"] or ""))
+        for meta in sorted(found["objects"], key=lambda meta: str(meta["path"]))
+    }
+    return Listing(folders, objects)
+
+
+def folder(url: str) -> Any:
+    """Return the store of obstore that has the names below a URL."""
+    return _bucket(*place(url))

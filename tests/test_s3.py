@@ -1,0 +1,199 @@
+"""S3, on a real server: what is read and written there, and what is said when it cannot be."""
+
+import threading
+
+import numpy as np
+import pytest
+from s3_proxy import Trouble
+
+import dkmeans
+from dkmeans import _stores, _stores_objects
+from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
+
+BYTES = bytes(range(256)) * (5 << 12)  # 5 MiB
+
+
+def test_what_is_written_is_read(s3):
+    place = f"{s3}/folder/ö a#b%20c.json"
+    assert not _stores.exists(place)
+    _stores.write(place, b"one")
+    _stores.write(place, b"another")
+    assert _stores.exists(place)
+    assert _stores.read(place) == b"another"
+    assert _stores.read(place, 3) == b"ano"
+    _stores.write(f"{s3}/empty", b"")
+    assert _stores.read(f"{s3}/empty", 3) == b""
+    _stores.remove(place)
+    _stores.remove(place)
+    assert not _stores.exists(place)
+
+
+def test_of_several_who_create_at_once_one_succeeds(s3):
+    place, done = f"{s3}/a", []
+
+    def create(i):
+        try:
+            _stores.write(place, bytes([i]) * 1000, replace=False)
+        except OutputError as error:
+            assert "exists already" in str(error)  # noqa: PT017 - raised in a thread
+        else:
+            done.append(i)
+
+    threads = [threading.Thread(target=create, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 1
+    assert _stores.read(place) == bytes(done) * 1000
+
+
+def test_an_object_is_read_like_a_file(s3):
+    place = f"{s3}/a"
+    _stores.write(place, BYTES)
+    with _stores.opened(place, _stores.state(place)) as file:
+        assert file.read(300) == BYTES[:300]
+        assert file.seek(-7, 2) == len(BYTES) - 7
+        assert file.read() == BYTES[-7:]
+        file.seek(1 << 20)
+        assert file.read(3 << 20) == BYTES[1 << 20 : 4 << 20]
+        file.seek(0)
+        assert file.read() == BYTES
+    # Neighbours, a gap, backwards, nothing, more than a request brings.
+    places = [(0, 10), (10, 20), (1000, 5), (400_000, 9), (3, 4), (7, 0), (5, 5_000_000)]
+    wanted = [BYTES[at : at + size] for at, size in places]
+    assert list(_stores.stretches(place, _stores.state(place), places)) == wanted
+
+
+def test_an_object_that_changes_is_not_read_on(s3):
+    place = f"{s3}/a"
+    _stores.write(place, BYTES)
+    before = _stores.state(place)
+    with _stores.opened(place, before, 1 << 16) as file:
+        file.read(10)
+        _stores.write(place, BYTES[::-1])
+        with pytest.raises(SourceError, match=r"s3://data/.*/a: changed while it was being read"):
+            file.read(1 << 20)
+    with pytest.raises(SourceError, match="changed while"):
+        list(_stores.stretches(place, before, [(0, 10)]))
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://data/a/../b", "s3://data/./b", "s3://data//b", "s3://data/b\n", "s3://", "gs://a"]
+)
+def test_names_that_are_none(url):
+    with pytest.raises(InvalidArgumentError, match="is no place"):
+        _stores.read(url)
+    with pytest.raises(InvalidArgumentError, match="is no place"):
+        _stores.write(url, b"")
+
+
+def test_a_bucket_is_no_object(s3):  # noqa: ARG001 - sets the environment
+    with pytest.raises(InvalidArgumentError, match=r"expected an object such as s3://data/name"):
+        _stores.read("s3://data")
+
+
+def actions(url):
+    """What can be done to an object: who calls, and the error expected."""
+    return (
+        (lambda: _stores.read(url), SourceError),
+        (lambda: _stores.exists(url), SourceError),
+        (lambda: _stores.state(url), SourceError),
+        (lambda: _stores_objects.listing(url), SourceError),
+        (lambda: _stores.write(url, b"1"), OutputError),
+        (lambda: _stores.write(url, b"1", replace=False), OutputError),
+    )
+
+
+def refusals(url):
+    """Do all that can be done to an object, which must fail; return what is said."""
+    said = []
+    for act, kind in actions(url):
+        with pytest.raises(kind) as caught:
+            act()
+        text = str(caught.value)
+        assert text.startswith(f"{url}: ")
+        assert text.endswith(".")
+        assert len(text.splitlines()) == 1
+        assert "secret" not in text.replace("AWS_SECRET_ACCESS_KEY", "")
+        said.append(text)
+    return said
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+def test_wrong_credentials(s3, monkeypatch, name):
+    monkeypatch.setenv(name, "wrong-secret")
+    for text in refusals(f"{s3}/a"):
+        assert "access was refused" in text
+        assert "AWS_ACCESS_KEY_ID" in text
+
+
+def test_a_bucket_that_is_not_there(s3):  # noqa: ARG001 - sets the environment
+    *reads, _, _ = refusals("s3://none/a")  # who may make none is refused to write
+    for text in reads:
+        assert text == "s3://none/a: cannot be read (there is no bucket none)."
+
+
+def test_an_object_that_is_not_there(s3):
+    for act in (_stores.read, _stores.state):
+        with pytest.raises(SourceError, match=rf"^{s3}/a: no such object.$"):
+            act(f"{s3}/a")
+
+
+def test_a_server_that_is_not_there(s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("DKMEANS_RETRY_SECONDS", "0.2")
+    for text in refusals(f"{s3}/a"):
+        assert "the server 127.0.0.1:9 cannot be reached" in text
+
+
+def test_a_server_that_is_always_busy(s3, proxy, monkeypatch):
+    monkeypatch.setenv("DKMEANS_RETRY_SECONDS", "0.3")
+    proxy.trouble = [Trouble("503")]
+    for text in refusals(f"{s3}/a"):
+        assert f"the server 127.0.0.1:{proxy.port} answered 503 Service Unavailable" in text
+    assert proxy.befallen > len(actions(""))
+
+
+def test_settings_that_mean_nothing(s3, monkeypatch):
+    monkeypatch.setenv("DKMEANS_RETRY_SECONDS", "long")
+    with pytest.raises(InvalidArgumentError, match="DKMEANS_RETRY_SECONDS is 'long'"):
+        _stores.read(f"{s3}/a")
+    monkeypatch.delenv("DKMEANS_RETRY_SECONDS")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense:/")
+    with pytest.raises(InvalidArgumentError, match="endpoint of S3 is 'nonsense:/'"):
+        _stores.read(f"{s3}/a")
+
+
+@pytest.mark.parametrize("kind", ["503", "cut", "half", "delay"])
+def test_troubles_that_pass(s3, proxy, kind):
+    place = f"{s3}/a"
+    _stores.write(place, BYTES)
+    proxy.trouble = [Trouble(kind, 3, ("GET", "HEAD"), 0.1)]
+    assert _stores.read(place) == BYTES
+    state = _stores.state(place)
+    proxy.trouble = [Trouble(kind, 3, ("GET", "HEAD"), 0.1)]
+    with _stores.opened(place, state) as file:
+        assert file.read() == BYTES
+    proxy.trouble = [Trouble(kind, 3, ("GET", "HEAD"), 0.1)]
+    places = [(at, 1 << 19) for at in range(0, len(BYTES), 1 << 19)]
+    assert b"".join(_stores.stretches(place, state, places)) == BYTES
+    assert proxy.befallen >= 6
+    if kind in ("503", "delay"):
+        proxy.trouble = [Trouble(kind, 2, ("PUT",), 0.1)]
+        _stores.write(place, BYTES[:100])
+        assert _stores.read(place) == BYTES[:100]
+
+
+def test_models_and_palettes_have_urls(s3):
+    table = np.arange(24.0).reshape(12, 2)
+    model = dkmeans.KMeans(3, random_state=0).fit(table)
+    model.save(f"{s3}/model.json")
+    again = dkmeans.load(f"{s3}/model.json")
+    np.testing.assert_array_equal(again.cluster_centers_, model.cluster_centers_)
+    palette = dkmeans.Palette([[1, 2, 3], [255, 0, 9]])
+    palette.save(f"{s3}/p.gpl")
+    with pytest.raises(OutputError, match=rf"^{s3}/p.gpl: exists already"):
+        palette.save(f"{s3}/p.gpl")
+    palette.save(f"{s3}/p.gpl", overwrite=True)
+    assert dkmeans.Palette.load(f"{s3}/p.gpl") == palette
