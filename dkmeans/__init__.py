@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dkmeans._estimators_minibatch import MiniBatchKMeans
     from dkmeans._palette import Palette
     from dkmeans._validation import (
+        ClusterError,
         DkmeansError,
         InvalidArgumentError,
         OutputError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "ClusterError",
     "DkmeansError",
     "ImageInfo",
     "IngestResult",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ClusterError": "dkmeans._validation",
     "DkmeansError": "dkmeans._validation",
     "ImageInfo": "dkmeans.images",
     "IngestResult": "dkmeans.images",

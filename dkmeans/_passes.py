@@ -21,6 +21,7 @@ import dask.threaded
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans import _passes_distributed as on_clusters
 from dkmeans import _passes_graphs as graphs
 from dkmeans import _passes_schedulers as schedulers
 from dkmeans._passes_graphs import Task
@@ -110,6 +111,26 @@ class Piece:
     def pixel_bytes(self) -> int:
         """The size of one pixel once decoded."""
         return self.source.shape[-1] * self.source.dtype.itemsize
+
+    @property
+    def held_bytes(self) -> int:
+        """The size of the blocks in memory at once: one is read ahead, inputs are there all."""
+        if self.inputs is not None:
+            return self.nbytes
+        return 2 * max(window.n_pixels for window in self.windows) * self.pixel_bytes
+
+    @property
+    def where(self) -> str:
+        """The source and what of it the piece holds, for messages."""
+        name = getattr(self.source, "path", f"source {self.index + 1}")
+        return f"{name}, {self._extent()}"
+
+    def _extent(self) -> str:
+        top = min(window.y for window in self.windows)
+        left = min(window.x for window in self.windows)
+        bottom = max(window.rows.stop for window in self.windows)
+        right = max(window.columns.stop for window in self.windows)
+        return f"rows {top}:{bottom}, columns {left}:{right}"
 
     @property
     def in_memory(self) -> bool:
@@ -263,7 +284,9 @@ class Passes:
         client = None if in_memory else schedulers.active_client()
         try:
             if client is not None:
-                result: R = graphs.run_distributed(client, work, tasks, merge, sizes, self._advance)
+                result: R = on_clusters.run_distributed(
+                    client, name, work, tasks, merge, self._advance
+                )
             elif in_memory:
                 result = graphs.run_local(schedulers.in_memory_get(), work, tasks, merge)
             else:
@@ -306,6 +329,7 @@ def _task(part: tuple[P, ...], ticker: Ticker) -> Task:
         list(itertools.chain.from_iterable(keys)),
         [needed.graph for needed in inputs if needed is not None],
         stays=any(piece.is_kept for piece in part),
+        parts=part,
     )
 
 
@@ -330,7 +354,7 @@ def n_workers() -> int:
     """Return how many tasks the active scheduler runs at once."""
     client = schedulers.active_client()
     if client is not None:
-        return max(1, int(sum(client.nthreads().values())))
+        return max(1, on_clusters.n_threads(client))
     return schedulers.n_local_workers()
 
 

@@ -1,19 +1,28 @@
 """The graph of a pass: tasks, and their results merged in a tree in the order of the tasks."""
 
-import copy
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
-from typing import Any, TypeVar
-
-import dask
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 R = TypeVar("R")
 
-# Results that one task of a cluster merges: of more, it would hold more of them at once, and fewer
-# make more tasks of some 2 ms each. Local schedulers merge pairs as soon as they are there.
-_MERGED_AT_ONCE = 4
+
+class Part(Protocol):
+    """What a task reads of one source."""
+
+    @property
+    def where(self) -> str:
+        """The source, and what of it, for messages."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all blocks."""
+
+    @property
+    def held_bytes(self) -> int:
+        """The size of the blocks that are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +41,20 @@ class Task:
     stays
         Whether the task had best run where it ran in the last pass, if that worker is there and
         free.
+    parts
+        What it reads; not sent with it.
     """
 
     function: Callable[[Any, Sequence[Any]], Any]
     keys: list[Any]
     graphs: list[Any]
     stays: bool = False
+    parts: Sequence[Part] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all that it reads."""
+        return sum(part.nbytes for part in self.parts)
 
 
 def _tree(
@@ -50,7 +67,7 @@ def _tree(
     return parts[0]
 
 
-def _graph(
+def graph_of(
     shared: Any, tasks: Sequence[Task], merge: Callable[..., R], at_once: int
 ) -> tuple[dict[str, Any], list[str], str]:
     """Return the tasks and their merges as a graph, the keys of the tasks, and the last key.
@@ -75,7 +92,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _with_inputs(
+def with_inputs(
     graph: dict[str, Any], tasks: Sequence[Task], homes: Mapping[str, Sequence[str]]
 ) -> Any:
     """Return the graph of a pass on top of those that compute its inputs; its layer is "pass".
@@ -100,90 +117,12 @@ def _with_inputs(
     return HighLevelGraph({**whole.layers, **layers, "pass": MaterializedLayer(graph)}, needed)
 
 
-def _homes(client: Any, tasks: Sequence[Task], keys: Sequence[str]) -> dict[str, list[str]]:
-    """Return which of the tasks each worker is to do, by address: the same ones in each pass."""
-    threads = client.nthreads()
-    places = [address for address in sorted(threads) for _ in range(threads[address])]
-    homes: dict[str, list[str]] = {}
-    for i, key in enumerate(keys):
-        homes.setdefault(places[i * len(places) // len(tasks)], []).append(key)
-    return homes
-
-
 def run_local(
     get: Callable[..., Any], shared: Any, tasks: Sequence[Task], merge: Callable[[R, R], R]
 ) -> R:
     """Return the merged result, from `get`, which runs a graph on a local scheduler."""
-    graph, _, last = _graph(shared, tasks, merge, 2)
+    graph, _, last = graph_of(shared, tasks, merge, 2)
     if any(task.graphs for task in tasks):
-        graph = dict(_with_inputs(graph, tasks, {}).cull({last}))
+        graph = dict(with_inputs(graph, tasks, {}).cull({last}))
     result: R = get(graph, last)
     return result
-
-
-def run_distributed(  # noqa: PLR0917 - what `Passes.run` has
-    client: Any,
-    shared: Any,
-    tasks: Sequence[Task],
-    merge: Callable[[R, R], R],
-    sizes: list[int],
-    advance: Callable[[int], None],
-) -> R:
-    """Return the merged result from a cluster.
-
-    Parameters
-    ----------
-    client
-        Of the cluster.
-    shared
-        What all tasks are called with.
-    tasks
-        At least one.
-    merge
-        Associative; may overwrite and return its first argument.
-    sizes
-        Of each task, in bytes.
-    advance
-        Told the size of each task that is done.
-
-    Raises
-    ------
-    Exception
-        Whatever a task raised. The others are given up.
-    """
-    from distributed import as_completed  # noqa: PLC0415 - slow to import; here it is loaded already
-
-    futures = _submit(client, shared, tasks, partial(_merge_purely, merge))
-    *parts, merged = futures
-    try:
-        nbytes = dict(zip((part.key for part in parts), sizes, strict=True))
-        for part in as_completed(parts):
-            if part.status != "finished":
-                break  # the merged result has the error too, and raises it
-            advance(nbytes[part.key])
-        result: R = merged.result()
-    except BaseException:
-        # Not `cancel`, of which a scheduler despairs where futures depend on each other.
-        for future in futures:
-            future.release()
-        raise
-    return result
-
-
-def _merge_purely(merge: Callable[[R, R], R], first: R, *others: R) -> R:
-    """Leave `first` as it is: a cluster may run a merge again."""
-    return reduce(merge, others, copy.deepcopy(first))
-
-
-def _submit(client: Any, shared: Any, tasks: Sequence[Task], merge: Callable[..., R]) -> list[Any]:
-    """Return the futures of the tasks and, last, the merged one: one graph, sent at once."""
-    from dask.delayed import Delayed  # noqa: PLC0415 - on a cluster it is loaded already
-
-    graph, parts, last = _graph(shared, tasks, merge, _MERGED_AT_ONCE)
-    homes = _homes(client, tasks, parts) if any(task.stays for task in tasks) else {}
-    whole = _with_inputs(graph, tasks, homes)
-    wanted = [Delayed(key, whole, layer="pass") for key in (*parts, last)]
-    # Centres are as large as they are: Dask's advice to send less would be lost on the user.
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
-        futures: list[Any] = client.compute(wanted, retries=2, traverse=False)
-    return futures

@@ -110,6 +110,13 @@ class TablePiece(Piece):
             return self.windows.n_pixels
         return super().n_pixels
 
+    def _extent(self) -> str:
+        first, last = self.windows[0].slices, self.windows[-1].slices
+        if len(first) == 1:
+            return f"rows {first[0].start}:{last[0].stop}"
+        start, end = [axis.start for axis in first], [axis.stop for axis in last]
+        return f"rows from {start} to {end}"
+
     def split(self, nbytes: float) -> Iterator[Self]:
         """Cut it into pieces of about `nbytes`, at least one region each."""
         if not isinstance(self.windows, Regions):

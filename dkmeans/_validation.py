@@ -26,6 +26,10 @@ class OutputError(DkmeansError):
     """The output exists, cannot be written, or would lie where it must not."""
 
 
+class ClusterError(DkmeansError):
+    """A cluster is lost, or a part of the work killed each worker that tried it."""
+
+
 def check_integer(name: str, value: Any, low: int, high: int | None = None, why: str = "") -> int:
     """Return `value` as an int, or raise if it is none or lies outside `low` to `high`.
 

@@ -1,0 +1,273 @@
+"""Passes on a `distributed` cluster, and what to say when it fails."""
+
+import copy
+import logging
+import queue
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
+from typing import Any, TypeVar
+
+import dask
+from dask.utils import format_bytes, parse_timedelta
+
+from dkmeans._passes_graphs import Task, graph_of, with_inputs
+from dkmeans._validation import ClusterError
+
+R = TypeVar("R")
+
+_LOG = logging.getLogger("dkmeans")
+
+# Results that one task merges: of more, it would hold more of them at once, and fewer make more
+# tasks of some 2 ms each. Local schedulers merge pairs as soon as they are there.
+_MERGED_AT_ONCE = 4
+
+_LOOK_SECONDS = 2.0  # between two looks at who is there
+_WORKER_BYTES = 300 << 20  # that a worker takes once it has loaded what passes need
+_NAMED = 3  # partitions in a message
+_LIKELY = 0.5  # share of its limit from which on memory may well be what killed a worker
+
+
+def run_distributed(  # noqa: PLR0917 - what `Passes.run` has
+    client: Any,
+    name: str,
+    shared: Any,
+    tasks: Sequence[Task],
+    merge: Callable[[R, R], R],
+    advance: Callable[[int], None],
+) -> R:
+    """Return the merged result from a cluster.
+
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    name
+        Of the pass.
+    shared
+        What all tasks are called with.
+    tasks
+        At least one.
+    merge
+        Associative; may overwrite and return its first argument.
+    advance
+        Told the size of each task that is done, once, however often it was done.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler is lost, or a task killed the workers that tried it.
+    Exception
+        Whatever a task raised. The others are given up.
+    """
+    from distributed import CancelledError, KilledWorker  # noqa: PLC0415 - it is loaded already
+
+    watch = _Watch(client, name)
+    watch.look()
+    futures = _submit(client, shared, tasks, partial(_merge_purely, merge))
+    sizes = {part.key: task.nbytes for part, task in zip(futures[:-1], tasks, strict=True)}
+    try:
+        _follow(futures, sizes, watch, advance)
+        result: R = futures[-1].result()
+    except BaseException as error:
+        told = None
+        if _is_unknown_code(error):
+            told = _of_unknown_code(client, error)
+        elif isinstance(error, KilledWorker):
+            told = _of_killed(error, name, futures, tasks)
+        elif isinstance(error, CancelledError):
+            told = _of_cancelled(client, name, error)
+        # Not `cancel`, of which a scheduler despairs where futures depend on each other.
+        for future in futures:
+            future.release()
+        if told is not None:
+            raise ClusterError(told) from error
+        raise
+    return result
+
+
+def n_threads(client: Any) -> int:
+    """Return how many tasks a cluster runs at once."""
+    return sum(_threads(client).values())
+
+
+def _follow(
+    futures: Sequence[Any],
+    sizes: Mapping[str, int],
+    watch: "_Watch",
+    advance: Callable[[int], None],
+) -> None:
+    """Tell of each task as it ends, until all have, or one has failed for good."""
+    ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for future in futures:
+        future.add_done_callback(ended.put)
+    merged, left = futures[-1], len(futures)
+    while left:
+        try:
+            future = ended.get(timeout=_LOOK_SECONDS)
+        except queue.Empty:
+            watch.look()
+            continue
+        left -= 1
+        # By now the worker that did it may be lost, and the task be "pending" or "lost" again: it
+        # counts once, and is done again if the merge still needs it.
+        failed = future.status in ("error", "cancelled")
+        if failed and future is merged:
+            return  # its result raises why
+        if not failed and future is not merged:
+            advance(sizes[future.key])
+        watch.look_if_due()
+
+
+class _Watch:
+    """Looks now and then whether the scheduler answers, and which workers are there."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client, self._name = client, name
+        self._workers: set[str] | None = None
+        self._due = 0.0
+
+    def look_if_due(self) -> None:
+        """Look, unless that was just done."""
+        if time.monotonic() >= self._due:
+            self.look()
+
+    def look(self) -> None:
+        """Note which workers have gone; raise `ClusterError` if the scheduler is lost."""
+        workers = set(_threads(self._client))
+        for address in sorted((self._workers or set()) - workers):
+            _LOG.warning(
+                "Pass %s: worker %s is lost; others do again what it held.",
+                self._name,
+                address,
+                extra={"event": "worker-lost", "of_pass": self._name, "worker": address},
+            )
+        if not workers and (self._workers or self._workers is None):
+            _LOG.warning(
+                "Pass %s: the cluster has no workers; waiting for some to come.",
+                self._name,
+                extra={"event": "no-workers", "of_pass": self._name},
+            )
+        self._workers = workers
+        self._due = time.monotonic() + _LOOK_SECONDS
+
+
+def _threads(client: Any) -> dict[str, int]:
+    """Return the number of threads of each worker, by address, or raise `ClusterError`."""
+    where = client.scheduler.address if client.scheduler else "its address"
+    seconds = _patience()
+    if client.status != "running":
+        raise ClusterError(_of_lost(where, "the connection is closed"))
+    try:
+        threads: dict[str, int] = client.sync(client.scheduler.ncores, callback_timeout=seconds)
+    except TimeoutError as error:
+        raise ClusterError(_of_lost(where, f"no answer within {seconds:g} s")) from error
+    except OSError as error:
+        raise ClusterError(_of_lost(where, "the connection is closed")) from error
+    return threads
+
+
+def _patience() -> float:
+    """Return for how many seconds a scheduler may be silent: what its connections are granted."""
+    granted = dask.config.get("distributed.comm.timeouts.tcp", "30s")
+    return max(_LOOK_SECONDS, float(parse_timedelta(granted)))
+
+
+def _is_unknown_code(error: BaseException) -> bool:
+    """Whether the scheduler or a worker could not unpickle a task."""
+    of_scheduler = isinstance(error, RuntimeError) and "deserialization of the task" in str(error)
+    return of_scheduler or isinstance(error, ModuleNotFoundError)
+
+
+def _of_unknown_code(client: Any, error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return (
+        f"the cluster at {client.scheduler.address} does not know what this process sends it "
+        f"({type(cause).__name__}: {cause}); its scheduler and workers need the same versions of "
+        "Python, dask and dkmeans."
+    )
+
+
+def _of_lost(address: str, why: str) -> str:
+    return (
+        f"the Dask scheduler at {address} is lost ({why}), and with it what the workers had done; "
+        "see whether it still runs and can be reached, and run again."
+    )
+
+
+def _of_cancelled(client: Any, name: str, error: BaseException) -> str:
+    if client.status != "running" or "scheduler" in str(getattr(error, "reason", "")):
+        return _of_lost(client.scheduler.address, "the connection broke off")
+    return (
+        f"pass {name}: somebody has cancelled the work, or restarted the workers of the cluster; "
+        "run again."
+    )
+
+
+def _of_killed(error: Any, name: str, futures: Sequence[Any], tasks: Sequence[Task]) -> str:
+    """Say what killed workers: where it lies, what it takes, and what may be done."""
+    n = error.allowed_failures + 1
+    killed = f"killed {n} worker{'s' if n > 1 else ''}, the last at " + getattr(
+        error.last_worker, "address", "an address unknown"
+    )
+    limit = getattr(error.last_worker, "memory_limit", None) or None
+    allowed = f"A worker may use {format_bytes(limit)}" if limit else "Workers have no memory limit"
+    # A worker has its next task already: those are blamed too, and one of them did it.
+    pairs = zip(futures, tasks, strict=False)
+    blamed = [task for future, task in pairs if future.status == "error"]
+    if not blamed:
+        merging = str(error.task).startswith(("merge-", "share-"))
+        what = "merging results" if merging else f"computing the Dask task {error.task!r}"
+        return (
+            f"pass {name}: {what} {killed}. {allowed}: give workers more memory, or look into the "
+            "log of that one."
+        )
+    who = "a partition" if len(blamed) == 1 else f"one of {len(blamed)} partitions"
+    places = "; ".join(map(_place, blamed[:_NAMED])) + ("; ..." if len(blamed) > _NAMED else "")
+    need = _WORKER_BYTES + max(sum(part.held_bytes for part in task.parts) for task in blamed)
+    advice = (
+        "That should do: look for another cause in the log of that worker"
+        if limit is not None and need < _LIKELY * limit
+        else "Give workers more memory or fewer threads each, or store the data in smaller chunks"
+    )
+    return (
+        f"pass {name}: {who} {killed}: {places}. {allowed}, and this takes about "
+        f"{format_bytes(need)} or more. {advice}."
+    )
+
+
+def _place(task: Task) -> str:
+    """Say what a task reads."""
+    where = task.parts[0].where
+    if len(task.parts) > 1:
+        where += f" and {len(task.parts) - 1} more, up to {task.parts[-1].where}"
+    return f"{where} ({format_bytes(task.nbytes)})"
+
+
+def _homes(client: Any, tasks: Sequence[Task], keys: Sequence[str]) -> dict[str, list[str]]:
+    """Return which of the tasks each worker is to do, by address: the same ones in each pass."""
+    threads = _threads(client)
+    places = [address for address in sorted(threads) for _ in range(threads[address])]
+    homes: dict[str, list[str]] = {}
+    for i, key in enumerate(keys if places else ()):
+        homes.setdefault(places[i * len(places) // len(tasks)], []).append(key)
+    return homes
+
+
+def _merge_purely(merge: Callable[[R, R], R], first: R, *others: R) -> R:
+    """Leave `first` as it is: a cluster may run a merge again."""
+    return reduce(merge, others, copy.deepcopy(first))
+
+
+def _submit(client: Any, shared: Any, tasks: Sequence[Task], merge: Callable[..., R]) -> list[Any]:
+    """Return the futures of the tasks and, last, the merged one: one graph, sent at once."""
+    from dask.delayed import Delayed  # noqa: PLC0415 - on a cluster it is loaded already
+
+    graph, parts, last = graph_of(shared, tasks, merge, _MERGED_AT_ONCE)
+    homes = _homes(client, tasks, parts) if any(task.stays for task in tasks) else {}
+    whole = with_inputs(graph, tasks, homes)
+    wanted = [Delayed(key, whole, layer="pass") for key in (*parts, last)]
+    # Centres are as large as they are: Dask's advice to send less would be lost on the user.
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
+        futures: list[Any] = client.compute(wanted, retries=2, traverse=False)
+    return futures
