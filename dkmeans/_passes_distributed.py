@@ -4,7 +4,7 @@ import copy
 import logging
 import queue
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any, TypeVar
 
@@ -65,9 +65,8 @@ def run_distributed(  # noqa: PLR0917 - what `Passes.run` has
     watch = _Watch(client, name)
     watch.look()
     futures = _submit(client, shared, tasks, partial(_merge_purely, merge))
-    sizes = {part.key: task.nbytes for part, task in zip(futures[:-1], tasks, strict=True)}
     try:
-        _follow(futures, sizes, watch, advance)
+        _follow(futures, tasks, watch, advance)
         result: R = futures[-1].result()
     except BaseException as error:
         told = None
@@ -93,30 +92,35 @@ def n_threads(client: Any) -> int:
 
 def _follow(
     futures: Sequence[Any],
-    sizes: Mapping[str, int],
+    tasks: Sequence[Task],
     watch: "_Watch",
     advance: Callable[[int], None],
 ) -> None:
     """Tell of each task as it ends, until all have, or one has failed for good."""
-    ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    for future in futures:
-        future.add_done_callback(ended.put)
-    merged, left = futures[-1], len(futures)
-    while left:
+    ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for i, future in enumerate(futures):  # by position: of one task, its result is the merged one
+        future.add_done_callback(partial(_put, ended, i))
+    merged = left = len(tasks)
+    while left >= 0:
         try:
-            future = ended.get(timeout=_LOOK_SECONDS)
+            i = ended.get(timeout=_LOOK_SECONDS)
         except queue.Empty:
             watch.look()
             continue
         left -= 1
         # By now the worker that did it may be lost, and the task be "pending" or "lost" again: it
         # counts once, and is done again if the merge still needs it.
-        failed = future.status in ("error", "cancelled")
-        if failed and future is merged:
+        failed = futures[i].status in ("error", "cancelled")
+        if failed and i == merged:
             return  # its result raises why
-        if not failed and future is not merged:
-            advance(sizes[future.key])
+        if not failed and i < merged:
+            advance(tasks[i].nbytes)
         watch.look_if_due()
+
+
+def _put(ended: queue.SimpleQueue[int], i: int, future: Any) -> None:
+    del future
+    ended.put(i)
 
 
 class _Watch:
