@@ -1,5 +1,6 @@
 """`KMeans` for data of any size."""
 
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -7,12 +8,14 @@ from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metadata_routing import UNUSED
 
 from dkmeans import _lloyd_passes
+from dkmeans._checkpoint import Checkpoint
 from dkmeans._estimators_base import BaseKMeans, labels_of, warn
 from dkmeans._estimators_callbacks import Report, with_callbacks
 from dkmeans._lloyd_refine import Options
-from dkmeans._passes import Passes
+from dkmeans._passes import Passes, Progress
 
 
 class KMeans(BaseKMeans):
@@ -117,6 +120,8 @@ class KMeans(BaseKMeans):
         "algorithm": [StrOptions({"lloyd", "elkan"})],
     }
     _default_n_init = 10
+    # A place belongs to one fit, and so is not passed on by meta-estimators.
+    __metadata_request__fit: ClassVar[dict[str, str]] = {"checkpoint": UNUSED}
 
     def __init__(
         self,
@@ -147,7 +152,14 @@ class KMeans(BaseKMeans):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:  # noqa: ARG002, N803 - scikit-learn's names
+    def fit(
+        self,
+        X: Any,  # noqa: N803 - scikit-learn's name
+        y: Any = None,  # noqa: ARG002 - scikit-learn's name
+        sample_weight: Any = None,
+        *,
+        checkpoint: Any = None,
+    ) -> Self:
         """Find the centres.
 
         Parameters
@@ -160,13 +172,33 @@ class KMeans(BaseKMeans):
         sample_weight
             How much each row counts, of the shape of the leading axes; an array, or for Dask data
             a Dask array of the same chunks. Rows of weight 0 are labelled, but do not count.
+        checkpoint
+            A path, or a URL such as ``s3://bucket/name``. Before each pass that refines centres,
+            what is needed to go on is written there. If a fit has left its checkpoint there, this
+            one goes on from it, and ends with the bits of one never interrupted; when it ends, the
+            checkpoint is removed. Data that are solved in memory need none.
 
         Raises
         ------
+        InvalidArgumentError
+            If the checkpoint belongs to a fit of other parameters or data.
+        SourceError
+            If what is at its place is no checkpoint, or a damaged one.
         ValueError
             For data that are not numbers, not finite, fewer than `n_clusters`, or not (n,
             features); for weights that are negative, all zero, or of another length.
         """
+        return self._fit(X, sample_weight, checkpoint, None)
+
+    def _fit(
+        self,
+        X: Any,  # noqa: N803 - scikit-learn's name
+        sample_weight: Any,
+        checkpoint: Any,
+        progress: Progress | None,
+    ) -> Self:
+        """Find the centres, and show how passes go."""
+        kept = None if checkpoint is None else Checkpoint.at(checkpoint)
         data = self._table(X, sample_weight, reset=True)
         self._check_size(data)
         if self.algorithm == "elkan" and self.n_clusters == 1:
@@ -178,7 +210,7 @@ class KMeans(BaseKMeans):
         seed = 0  # from centres that are given, there is one result
         if not isinstance(init, np.ndarray):
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        report = Report(self)
+        report = Report(self, progress)
         passes = Passes(report)
         options = Options(
             n_clusters=self.n_clusters,
@@ -190,6 +222,9 @@ class KMeans(BaseKMeans):
             check=self._check_ranges,
             watch=report,
         )
+        if kept is not None:
+            kept.belong(self._of_checkpoint(options), data)
+            options = replace(options, keep=kept.save, standing=kept.load())
         fitted = _lloyd_passes.fit(passes, data, options)
         self._adopt(fitted, passes, data)
         labels = fitted.solution.labels
@@ -205,4 +240,14 @@ class KMeans(BaseKMeans):
                 ConvergenceWarning,
             )
         report.finish()
+        if kept is not None:
+            kept.finish()
         return self
+
+    def _of_checkpoint(self, options: Options) -> dict[str, Any]:
+        """Return what the result follows from, besides the data."""
+        names = ("n_clusters", "n_init", "max_iter", "tol", "missing", "feature_dim")
+        is_drawn = self.random_state is None  # anew each time
+        seed = None if is_drawn else options.seed
+        init = self.init if callable(self.init) else options.init
+        return {name: getattr(self, name) for name in names} | {"init": init, "random_state": seed}

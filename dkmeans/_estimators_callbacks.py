@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dkmeans._frame import Float64
+from dkmeans._passes import Progress
 
 __all__ = ["CallbackSupportMixin", "Report", "with_callbacks"]
 
@@ -30,10 +31,13 @@ class Report:
     ----------
     estimator
         The one being fitted, with its `verbose`.
+    progress
+        Who else is told of passes.
     """
 
-    def __init__(self, estimator: Any) -> None:
+    def __init__(self, estimator: Any, progress: Progress | None = None) -> None:
         self._estimator = estimator
+        self._progress = progress
         self._context: Any = None
         self._pass: Any = None
         if hasattr(estimator, "_init_callback_context"):
@@ -54,8 +58,10 @@ class Report:
         )
         return bool(stop)
 
-    def begin(self, name: str, nbytes: int, n_pixels: int) -> None:  # noqa: ARG002 - the protocol
+    def begin(self, name: str, nbytes: int, n_pixels: int) -> None:
         """Tell that a pass begins; a pass of refinement is told of as an iteration."""
+        if self._progress is not None:
+            self._progress.begin(name, nbytes, n_pixels)
         if self._estimator.verbose:
             print(f"{type(self._estimator).__name__}: {name}, {nbytes:,} bytes")  # noqa: T201 - verbose
         if self._context is not None and name != "refine":
@@ -63,10 +69,14 @@ class Report:
             self._pass.call_on_fit_task_begin(estimator=self._estimator)
 
     def advance(self, nbytes: int) -> None:
-        """Take no note: callbacks are told of whole passes."""
+        """Tell of bytes read; callbacks are told of whole passes only."""
+        if self._progress is not None:
+            self._progress.advance(nbytes)
 
     def end(self) -> None:
         """Tell that a pass is over."""
+        if self._progress is not None:
+            self._progress.end()
         if self._pass is not None:
             self._pass.call_on_fit_task_end(estimator=self._estimator)
             self._pass = None

@@ -15,7 +15,7 @@ from dkmeans import _passes, _seeding, _seeding_parallel, _summary_rows
 from dkmeans._frame import Centers, Float64, Frame, Int64, Ranges, Rows
 from dkmeans._kernels import sums as sum_kernels
 from dkmeans._lloyd import RELAXATION, Seeding, Solution, solve
-from dkmeans._lloyd_refine import Options, refine
+from dkmeans._lloyd_refine import Options, Standing, refine
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._summary import ColourCounts, ColourSummary
 from dkmeans._summary_rows import Look, RowSummary, blocks
@@ -45,6 +45,8 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     weights are read once too, however many, if few of them are distinct: then these are counted.
     8-bit rows of one or three features always are.
     """
+    if options.standing is not None:
+        return _refined(passes, data, options.standing, options)
     limit = _summary_rows.size(options.n_clusters, data.n_features, data.dtype.itemsize)
     if data.n_rows > limit and _is_colour(data):
         fitted = _fit_colours(passes, data, options)
@@ -79,22 +81,44 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     frame = Frame.of(
         look.ranges, summary.frame.shift, summary.rows.dtype, weighted=data.is_weighted
     )
+    start = frame.rounded(_start(passes, data, look, summary, frame, options))
+    relaxation = _relaxation(options, in_part=in_part)
+    standing = Standing(
+        frame, look.ranges, summary.mean_variance, relaxation, start, start, np.inf, 0,
+        passes.n_passes,
+    )  # fmt: skip
+    if options.keep is not None:
+        options.keep(standing)
+    return _refined(passes, data, standing, options)
+
+
+def _start(  # noqa: PLR0917 - what is known by now, and the options
+    passes: Passes,
+    data: Table,
+    look: Look,
+    summary: RowSummary,
+    frame: Frame,
+    options: Options,
+) -> Float64:
+    """Return the centres that refinement begins with: given ones, or those of the sample."""
     start = _given(options)
+    if start is not None:
+        return start
     quiet = replace(options, watch=None, n_init=options.n_init or SAMPLE_STARTS)
-    if start is None and options.init == "k-means||":
-        first = look.sample.rows[np.argmax(look.sample.priorities)]
-        found = _seeding_parallel.candidates(
-            passes, data, frame, options.n_clusters, first[None], options.seed
-        )
-        start = _solve(RowSummary(*found), quiet, None, "k-means++").centers
-    elif start is None:
-        start = _solve(summary, quiet, None).centers
-    start = frame.rounded(start)
-    variance = summary.mean_variance
-    solution = refine(
-        passes, data, frame, start, options, variance, _relaxation(options, in_part=in_part)
+    if options.init != "k-means||":
+        return _solve(summary, quiet, None).centers
+    first = look.sample.rows[np.argmax(look.sample.priorities)]
+    found = _seeding_parallel.candidates(
+        passes, data, frame, options.n_clusters, first[None], options.seed
     )
-    return Fit(frame, solution, look.ranges)
+    return _solve(RowSummary(*found), quiet, None, "k-means++").centers
+
+
+def _refined(passes: Passes, data: Table, standing: Standing, options: Options) -> Fit:
+    """Refine centres from where they stand."""
+    passes.n_passes = standing.n_passes
+    solution = refine(passes, data, standing, options)
+    return Fit(standing.frame, solution, standing.ranges)
 
 
 def _given(options: Options) -> Float64 | None:

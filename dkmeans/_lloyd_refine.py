@@ -4,8 +4,9 @@ Each pass assigns every row to the centres as they are, and gives their inertia 
 centres; the last pass only assigns, so that all results agree.
 """
 
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,46 @@ from dkmeans._summary_walk import Walk
 from dkmeans._tables import Table
 
 _PASS = 5  # a pass over all rows has to win so many times what `tol` asks of a step
+_LOG = logging.getLogger("dkmeans")
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Where refinement stands between two passes: all that it goes on from.
+
+    What else it holds, as bounds of distances, spares work and changes no bit.
+
+    Attributes
+    ----------
+    frame, ranges
+        Of all rows.
+    mean_variance, relaxation
+        As the sample told them, see `refine`.
+    centers
+        (k, d) float64: for the next pass.
+    means
+        (k, d) float64: of the clusters of the last pass; the centres, before the first.
+    inertia
+        Of the last pass; infinite before the first, and where passes are not measured.
+    n_iter
+        Passes of refinement so far.
+    n_passes
+        All passes so far, those that found the first centres and empty clusters included.
+    """
+
+    frame: Frame
+    ranges: Ranges
+    mean_variance: float
+    relaxation: float
+    centers: Float64
+    means: Float64
+    inertia: float
+    n_iter: int
+    n_passes: int
+
+
+# Takes where refinement stands, before each pass.
+Keep = Callable[[Standing], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +87,10 @@ class Options:
         not do.
     watch
         Called after each iteration on all rows, or on the summary if that is all; see `solve`.
+    keep
+        Called with where refinement stands, before each of its passes, but for one gone on from.
+    standing
+        Where refinement stood when `keep` was last called, to go on from.
     """
 
     n_clusters: int
@@ -56,30 +101,28 @@ class Options:
     seed: int
     check: Callable[[Ranges], None]
     watch: Watch | None = None
+    keep: Keep | None = None
+    standing: Standing | None = None
 
 
-def refine(  # noqa: PLR0917 - what a pass needs, and the options
-    passes: Passes,
-    data: Table,
-    frame: Frame,
-    centers: Float64,
-    options: Options,
-    mean_variance: float,
-    relaxation: float = 1.0,
-) -> Solution:
+def refine(passes: Passes, data: Table, standing: Standing, options: Options) -> Solution:
     """Iterate over all rows, one pass each, until the centres or the inertia hardly change.
 
-    For `relaxation` see `_lloyd.relaxed`.
+    It begins where it stands: at the first centres, or where an earlier one was interrupted. For
+    the relaxation see `_lloyd.relaxed`; `tol` is a share of the mean variance.
 
     Memory: k x (d + 1) sums of three integers for each worker.
     """
     reason: StopReason = "max_iter"
-    before, means = np.inf, centers
+    frame, centers, means = standing.frame, standing.centers, standing.means
+    before = standing.inertia
     watch = options.watch or _nobody
     walk = Walk(passes, data, frame, len(centers))
     measured = options.tol > 0  # each pass, else the last one
-    for n_iter in range(options.max_iter + 1):
+    for n_iter in range(standing.n_iter, options.max_iter + 1):
         totals = walk.assign(centers, "refine", measured=measured)
+        if measured:
+            _LOG.info("%s", _told(n_iter + 1, before, totals.inertia))
         if n_iter == options.max_iter:
             break
         last, means = means, _means(passes, data, frame, centers, totals)
@@ -91,13 +134,20 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
             break
         if measured:
             if (
-                shift <= options.tol * mean_variance
+                shift <= options.tol * standing.mean_variance
                 or before - totals.inertia < _PASS * options.tol * before < np.inf
             ):
                 reason = "tol"
                 break
             before = totals.inertia
-        centers = frame.rounded(relaxed(centers, means, last, totals.counts, relaxation))
+        moved = relaxed(centers, means, last, totals.counts, standing.relaxation)
+        centers = frame.rounded(moved)
+        standing = replace(
+            standing, centers=centers, means=means, inertia=before, n_iter=n_iter + 1,
+            n_passes=passes.n_passes,
+        )  # fmt: skip
+        if options.keep is not None:
+            options.keep(standing)
         if watch(n_iter + 1, centers):
             reason = "stopped"
             totals = walk.assign(centers, "refine", measured=measured)
@@ -106,6 +156,11 @@ def refine(  # noqa: PLR0917 - what a pass needs, and the options
     if not measured:
         totals = walk.measure(totals)
     return Solution(centers, totals.weights, totals.inertia, n_iter, reason, walk.labels)
+
+
+def _told(n: int, before: float, inertia: float) -> str:
+    gain = f", {1 - inertia / before:.3%} less" if 0 < before < np.inf else ""
+    return f"refine, pass {n}: inertia {inertia:.6g}{gain}"
 
 
 def _nobody(n_iter: int, centers: Float64) -> bool:  # noqa: ARG001 - a watch

@@ -18,6 +18,7 @@ from dkmeans import _tables_kept as kept
 from dkmeans._tables_arrays import MemoryRows, RowArray, RowFunction
 from dkmeans._tables_blocks import Block, TablePiece
 from dkmeans._tables_dask import DaskRows, ZarrRows, memory_as_dask, settle
+from dkmeans._tables_fingerprints import fingerprint
 from dkmeans._tables_kinds import Given, block_dtype, opened
 from dkmeans._validation import InvalidArgumentError
 
@@ -107,6 +108,20 @@ class Table:
             for index, (array, first) in enumerate(zip(self._read, firsts, strict=False))
             if array.n_rows
         ]
+
+    def fingerprint(self) -> str:
+        """Return a text that changes when data or weights do; see `_tables_fingerprints`.
+
+        Raises
+        ------
+        SourceError
+            If they cannot be looked at.
+        """
+        parts: list[Any] = []
+        for given, rows in zip(self._given, self._sized, strict=True):
+            known = rows if given.is_dask and isinstance(rows, DaskRows) else given
+            parts += [known.array] if known.weights is None else [known.array, known.weights]
+        return "-".join(map(fingerprint, parts))
 
     def map(self, function: RowFunction, dtype: npt.DTypeLike, columns: int | None = None) -> Any:
         """Return a function of all rows, in the kind and the shape of the data.

@@ -105,6 +105,12 @@ class ZarrSource(RowSource):
         with _reading(self.name):
             return zarr.open_array(self.store, path=self.path, mode="r")
 
+    def described(self) -> str:
+        """Return the metadata, but for attributes, as a text."""
+        metadata = self.open().metadata.to_dict()
+        metadata.pop("attributes", None)
+        return repr(sorted(metadata.items()))
+
     def read(self, windows: Sequence[Region]) -> Generator[tuple[Any, Any | None], None, None]:
         """Yield the array of each region, while the next is read.
 
@@ -157,6 +163,9 @@ class StoredArray:
         self.shape = source.shape
         self.dtype = source.stored
         self.ndim = len(source.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
     def __getitem__(self, index: Any) -> Any:
         array = self.source.open()

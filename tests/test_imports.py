@@ -26,7 +26,7 @@ FLOORS = (
     ("_summary",),
     ("_seeding",),
     ("_lloyd",),
-    ("_minibatch", "_model"),
+    ("_minibatch", "_model", "_checkpoint"),
     ("_estimators", "images"),
     ("_report",),
     ("_cli",),

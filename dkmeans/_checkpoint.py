@@ -1,0 +1,254 @@
+"""Checkpoints: where a fit of data larger than memory stands, in a file, to go on from.
+
+One is written before each pass of refinement, and replaces the last. It names the parameters and
+the data that it belongs to, so that a fit goes on only from its own; then it ends with the bits of
+a fit that was never interrupted.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cached_property
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from dkmeans import _stores
+from dkmeans._documents import Kind, check_kinds, decoded_all, encoded, shown
+from dkmeans._frame import Frame, Ranges
+from dkmeans._lloyd_refine import Standing
+from dkmeans._tables import Table
+from dkmeans._validation import InvalidArgumentError
+
+_KIND = Kind(
+    "checkpoint",
+    1,
+    ("parameters", "data", "state"),
+    "Start over without it, or use the dkmeans that wrote it.",
+)
+
+_RANGES = tuple(field.name for field in fields(Ranges))
+_STATE = {
+    "low": ("an array of floats", True),
+    "high": ("an array of floats", True),
+    "n_rows": ("an integer", True),
+    "n_used": ("an integer", True),
+    "heaviest": ("a float", True),
+    "n_missing": ("an integer", True),
+    "first_missing": ("an integer", True),
+    "first_infinite": ("an integer", True),
+    "first_misweighted": ("an integer", True),
+    "shift": ("an array of floats", True),
+    "unit": ("a float", True),
+    "scales": ("an array of floats", True),
+    "precision": ("a text", True),
+    "center_dtype": ("a text", True),
+    "deep": ("an integer", True),
+    "mean_variance": ("a float", True),
+    "relaxation": ("a float", True),
+    "centers": ("an array of floats", True),
+    "means": ("an array of floats", True),
+    "inertia": ("a float", True),
+    "n_iter": ("an integer", True),
+    "n_passes": ("an integer", True),
+}
+_FLOATS = ("float32", "float64")
+
+
+class Checkpoint:
+    """The checkpoint of one fit.
+
+    Parameters
+    ----------
+    place
+        A path or URL.
+    stays
+        Whether it stays when the fit is over, for whoever has the result in memory only.
+    """
+
+    def __init__(self, place: _stores.Place, *, stays: bool = False) -> None:
+        self.place = place
+        self._stays = stays
+
+    @classmethod
+    def at(cls, place: Any) -> "Checkpoint":
+        """Return the checkpoint at a place, or the one that is given.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If it is no place.
+        """
+        if isinstance(place, cls):
+            return place
+        if not isinstance(place, str) and not hasattr(place, "__fspath__"):
+            raise InvalidArgumentError(
+                f"checkpoint is {place!r}; it must be a path, or a URL such as s3://bucket/name."
+            )
+        return cls(place)
+
+    def belong(self, parameters: Mapping[str, Any], data: Table) -> None:
+        """Tell what it belongs to: parameters by name, `n_clusters` among them, and data."""
+        told = {name: _told(value) for name, value in parameters.items()}
+        self._parameters = {"dkmeans": metadata.version("dkmeans"), **told}
+        self._n_clusters, self._table = int(parameters["n_clusters"]), data
+
+    def load(self) -> Standing | None:
+        """Return where the fit stood, or None if there is no checkpoint.
+
+        Raises
+        ------
+        SourceError
+            If there is another file, or it is damaged.
+        InvalidArgumentError
+            If it belongs to a fit of other parameters or data.
+        """
+        if not _stores.exists(self.place):
+            return None
+        document = _KIND.read(self.place)
+        with _KIND.damaged(self.place):
+            parameters = _texts("parameters", document["parameters"])
+            data = _texts("data", document["data"])
+        self._refuse_other("parameters", parameters, self._parameters)
+        self._refuse_other("data", data, self._data)
+        with _KIND.damaged(self.place):
+            state = decoded_all("state", document["state"])
+            check_kinds("part of a state", state, _STATE)
+            d = self._table.n_features
+            _check_shapes(state, self._n_clusters, d, d + self._table.is_weighted)
+            _check_numbers(state)
+        return _standing(state)
+
+    def save(self, standing: Standing) -> None:
+        """Write where the fit stands; it replaces what was there when it is complete.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        frame, ranges = standing.frame, standing.ranges
+        state = {
+            **{name: getattr(ranges, name) for name in _RANGES},
+            "shift": frame.shift,
+            "unit": frame.unit,
+            "scales": frame.scales,
+            "precision": frame.precision.name,
+            "center_dtype": frame.center_dtype.name,
+            "deep": int(frame.deep),
+            "mean_variance": float(standing.mean_variance),
+            "relaxation": float(standing.relaxation),
+            "centers": standing.centers,
+            "means": standing.means,
+            "inertia": float(standing.inertia),
+            "n_iter": standing.n_iter,
+            "n_passes": standing.n_passes,
+        }
+        members = {
+            "parameters": self._parameters,
+            "data": self._data,
+            "state": {name: encoded(name, value) for name, value in state.items()},
+        }
+        _KIND.write(self.place, members, indent=None)
+
+    def finish(self) -> None:
+        """Remove it, unless it stays."""
+        if not self._stays:
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove it, if it is there."""
+        if _stores.exists(self.place):
+            _stores.remove(self.place)
+
+    @cached_property
+    def _data(self) -> dict[str, str]:
+        """What is known of the data: looked at where there is a checkpoint, or one to write."""
+        table = self._table
+        known = {"shape": str(table.shape), "dtype": str(table.dtype)}
+        return {**known, "content": table.fingerprint()}
+
+    def _refuse_other(self, what: str, found: dict[str, str], wanted: dict[str, str]) -> None:
+        """Raise unless what a checkpoint belongs to is what is fitted."""
+        for name in sorted({*found, *wanted}):
+            if found.get(name) != wanted.get(name):
+                was, now = shown(found.get(name)), shown(wanted.get(name))
+                change = f"{name} was {was} then, and is {now} now"
+                if name == "content":
+                    change = "they have changed since, or are not the same"
+                raise InvalidArgumentError(
+                    f"{self.place}: a checkpoint of a fit of other {what}: {change}. Fit the same "
+                    "again to go on from it, or remove it to start over."
+                )
+
+
+def _told(value: Any) -> str:
+    """Return a parameter as a text that is another one for another value."""
+    if callable(value):
+        module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
+        return f"{module}.{name or type(value).__qualname__}"
+    if isinstance(value, np.ndarray):
+        digest = hashlib.blake2b(np.ascontiguousarray(value).tobytes(), digest_size=16).hexdigest()
+        return f"array {value.shape} {value.dtype} {digest}"
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+def _texts(name: str, members: Any) -> dict[str, str]:
+    if not isinstance(members, dict) or not all(isinstance(m, str) for m in members.values()):
+        raise ValueError(f"{name} must be an object of texts")
+    return members
+
+
+def _standing(state: dict[str, Any]) -> Standing:
+    """Return what a file tells, once it is checked."""
+    frame = Frame(
+        state["shift"],
+        state["unit"],
+        state["scales"],
+        np.dtype(state["precision"]),
+        np.dtype(state["center_dtype"]),
+        deep=bool(state["deep"]),
+    )
+    return Standing(
+        frame,
+        Ranges(**{name: state[name] for name in _RANGES}),
+        state["mean_variance"],
+        state["relaxation"],
+        state["centers"],
+        state["means"],
+        state["inertia"],
+        state["n_iter"],
+        state["n_passes"],
+    )
+
+
+def _check_shapes(state: dict[str, Any], k: int, d: int, n_sums: int) -> None:
+    """Raise ValueError unless arrays are float64, and as large as kernels will take them for."""
+    allowed = {
+        "centers": (k, d), "means": (k, d), "low": (d,), "high": (d,), "shift": (d,),
+        "scales": (n_sums,),
+    }  # fmt: skip
+    for name, shape in allowed.items():
+        array = state[name]
+        if array.shape != shape or array.dtype != np.float64:
+            raise ValueError(f"{name} is of {array.shape} {array.dtype}, and not {shape} float64")
+
+
+def _check_numbers(state: dict[str, Any]) -> None:
+    for name in ("centers", "means", "low", "high", "shift", "scales"):
+        if not np.isfinite(state[name]).all():
+            raise ValueError(f"{name} must be finite")
+    scales = [state["unit"], *state["scales"].tolist()]
+    if not all(0 < n < math.inf and math.frexp(n)[0] == 0.5 for n in scales):  # noqa: PLR2004 - of powers of two
+        raise ValueError("unit and scales must be powers of two")
+    if state["precision"] not in _FLOATS or state["center_dtype"] not in _FLOATS:
+        raise ValueError(f"precision and center_dtype must be one of {', '.join(_FLOATS)}")
+    for name in ("n_iter", "n_passes", "n_rows", "n_used", "n_missing", "deep"):
+        if not 0 <= state[name] < 1 << 63:
+            raise ValueError(f"{name} must not be negative")
+    if not 0 < state["relaxation"] < 2 or not state["inertia"] >= 0:  # noqa: PLR2004 - see `relaxed`
+        raise ValueError("relaxation must be from 0 to 2, and inertia not negative")
+    if not 0 <= state["mean_variance"] < math.inf:
+        raise ValueError("mean_variance must be finite")

@@ -1,0 +1,123 @@
+"""Fingerprints: short texts that change when the data of a table do.
+
+They are taken without a pass over the data, and so tell what that allows to tell:
+
+- of an array in memory, every byte counts, which takes about a second for a GB; of one that is a
+  map of a file, the file's name, size and time of change;
+- of Zarr in a folder, the metadata, and the name, size and time of change of every file: whoever
+  writes a chunk changes it. Copies of the store differ;
+- of Zarr elsewhere, the metadata and a few regions;
+- of a Dask array, a few rows, for which their blocks are computed.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans import _passes_schedulers as schedulers
+from dkmeans._passes import in_threads
+from dkmeans._tables_zarr import StoredArray, ZarrSource
+from dkmeans._validation import SourceError
+
+_AT_A_TIME = 1 << 24  # bytes
+_LOOKS = 4  # into what cannot be known without reading it
+
+
+def fingerprint(array: Any) -> str:
+    """Return a text that changes when an array does; one of NumPy, Dask or Zarr.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be looked at.
+    """
+    if isinstance(array, np.ndarray):
+        file = _mapped_file(array)
+        told = _of_memory(array) if file is None else _of_file(file)
+    elif dask.is_dask_collection(array):
+        told = _of_looks(array)
+    else:
+        is_opened = not isinstance(array, StoredArray)
+        told = _of_zarr(ZarrSource.of(array, array.dtype) if is_opened else array.source)
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (str(tuple(array.shape)), str(array.dtype), *told):
+        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def _of_memory(array: npt.NDArray[Any]) -> Iterator[str]:
+    """Yield hashes of all bytes, in C order."""
+    if array.flags.c_contiguous:
+        whole = array.reshape(-1).view(np.uint8)
+        yield from in_threads(_hash, [whole[i:j] for i, j in _spans(whole.size, _AT_A_TIME)])
+        return
+    lines = max(1, _AT_A_TIME // max(1, array[:1].nbytes))
+    for i, j in _spans(len(array), lines):
+        yield _hash(np.ascontiguousarray(array[i:j]).reshape(-1).view(np.uint8))
+
+
+def _spans(n: int, step: int) -> list[tuple[int, int]]:
+    return [(i, min(n, i + step)) for i in range(0, n, step)]
+
+
+def _hash(values: npt.NDArray[np.uint8]) -> str:
+    return hashlib.blake2b(values.data, digest_size=16).hexdigest()
+
+
+def _mapped_file(array: Any) -> Path | None:
+    """Return the file that an array is a map of, if it is one."""
+    while array is not None:
+        if isinstance(array, np.memmap):
+            return None if array.filename is None else Path(array.filename)
+        array = getattr(array, "base", None)
+    return None
+
+
+def _of_file(path: Path) -> Iterator[str]:
+    """Yield what is known of a file without reading it."""
+    try:
+        known = path.stat()
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be looked at ({error.strerror or error}).") from error
+    yield from (path.name, str(known.st_size), str(known.st_mtime_ns))
+
+
+def _of_zarr(source: ZarrSource) -> Iterator[str]:
+    yield source.described()
+    if not isinstance(source.store, str):
+        yield from _of_looks(StoredArray(source))
+        return
+    folder = Path(source.store, source.path)
+    try:
+        yield from _files(str(folder), "")
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be looked at ({error.strerror or error}).") from error
+
+
+def _files(folder: str, inside: str) -> Iterator[str]:
+    """Yield the name, size and time of change of all files in a folder that are not metadata."""
+    with os.scandir(folder) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    for entry in listed:
+        name = f"{inside}{entry.name}"
+        if entry.is_dir():
+            yield from _files(entry.path, f"{name}/")
+        elif not entry.name.startswith((".", "zarr.json")):  # metadata are described already
+            known = entry.stat()
+            yield f"{name} {known.st_size} {known.st_mtime_ns}"
+
+
+def _of_looks(array: Any) -> Iterator[str]:
+    """Yield hashes of a few lines along the first axis, from the first to the last."""
+    places = sorted(set(np.linspace(0, len(array) - 1, _LOOKS, dtype=int).tolist()))
+    looks = [array[place] for place in places]
+    if dask.is_dask_collection(array):
+        looks = list(schedulers.compute(*looks))
+    for look in looks:
+        yield _hash(np.ascontiguousarray(look).reshape(-1).view(np.uint8))

@@ -1,0 +1,369 @@
+"""A fit that was interrupted goes on from its checkpoint, to the bits of one that was not."""
+
+import copy
+import json
+import os
+import pickle
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dkmeans import KMeans, _checkpoint, _summary_rows
+from dkmeans._validation import DkmeansError, InvalidArgumentError, OutputError, SourceError
+
+K = 5
+RNG = np.random.default_rng(0)
+# Far more rows than a summary holds below, and no clusters: so refinement takes many passes.
+ROWS = RNG.normal(size=(6000, 3)).astype(np.float32)
+ROWS.flags.writeable = False
+WEIGHTS = RNG.integers(0, 4, 6000).astype(np.float64)
+
+
+class Interruption(BaseException):
+    """Stands in for the end of a process: nothing that runs after it may be needed."""
+
+
+@pytest.fixture(autouse=True)
+def small_summary(monkeypatch):
+    monkeypatch.setattr(_summary_rows, "MIN_ROWS", 400)
+    monkeypatch.setattr(_summary_rows, "ROWS_PER_CLUSTER", 10)
+
+
+@pytest.fixture
+def place(tmp_path):
+    return tmp_path / "fit.checkpoint"
+
+
+@pytest.fixture
+def ending(monkeypatch):
+    """Return a function that lets a fit end when it has written so many checkpoints."""
+    save = _checkpoint.Checkpoint.save
+
+    def end_after(n):
+        written = []
+
+        def counted(self, standing):
+            save(self, standing)
+            written.append(standing)
+            if len(written) == n:
+                raise Interruption
+
+        monkeypatch.setattr(_checkpoint.Checkpoint, "save", counted)
+        return written
+
+    return end_after
+
+
+def estimator(**parameters):
+    return KMeans(**{"n_clusters": K, "random_state": 0, "tol": 1e-6, **parameters})
+
+
+def told(model):
+    """Return all that a fit has found, as bytes."""
+    found = {
+        name: np.asarray(value).tobytes()
+        for name, value in vars(model).items()
+        if name.endswith("_") and name != "labels_"
+    }
+    return {**found, "labels_": np.asarray(model.labels_).tobytes()}
+
+
+def interrupted(ending, n, data, place, weights=None, **parameters):
+    ending(n)
+    with pytest.raises(Interruption):
+        estimator(**parameters).fit(data, sample_weight=weights, checkpoint=place)
+    assert place.exists()
+    return ending(0)
+
+
+# The same bits
+
+
+CASES = {
+    "defaults": {},
+    "to the end": {"tol": 0.0, "max_iter": 400},
+    "few iterations": {"max_iter": 6},
+    "random": {"init": "random", "n_init": 2},
+    "k-means||": {"init": "k-means||"},
+    "given": {"init": ROWS[:K].astype(np.float64), "n_init": 1},
+    "far away": {"init": np.vstack([ROWS[: K - 1], [[99, 99, 99]]]), "n_init": 1},
+}
+
+
+@pytest.mark.parametrize("parameters", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
+def test_the_bits_of_a_fit_never_interrupted(parameters, weights, place, ending):
+    wanted = told(estimator(**parameters).fit(ROWS, sample_weight=weights))
+    n_written = len(_all_written(ending, weights, place, parameters))
+    assert n_written > 3
+    for n in sorted({1, n_written // 2, n_written}):
+        rest = interrupted(ending, n, ROWS, place, weights, **parameters)
+        model = estimator(**parameters).fit(ROWS, sample_weight=weights, checkpoint=place)
+        assert told(model) == wanted
+        assert len(rest) == n_written - n  # and nothing is done again
+        assert not place.exists()
+
+
+def _all_written(ending, weights, place, parameters):
+    written = ending(0)
+    estimator(**parameters).fit(ROWS, sample_weight=weights, checkpoint=place)
+    assert not place.exists()
+    return written
+
+
+def test_interrupted_again_and_again(place, ending):
+    wanted = told(estimator().fit(ROWS))
+    for _ in range(4):
+        interrupted(ending, 1, ROWS, place)
+    assert told(estimator().fit(ROWS, checkpoint=place)) == wanted
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int16, np.uint16])
+def test_any_dtype(dtype, place, ending):
+    rows = (ROWS * 1000 + 5000).astype(dtype)
+    wanted = told(estimator().fit(rows))
+    interrupted(ending, 2, rows, place)
+    assert told(estimator().fit(rows, checkpoint=place)) == wanted
+
+
+def test_rows_left_out(place, ending):
+    rows = ROWS.copy()
+    rows[::7, 1] = np.nan
+    wanted = told(estimator(missing="ignore").fit(rows))
+    interrupted(ending, 2, rows, place, missing="ignore")
+    assert told(estimator(missing="ignore").fit(rows, checkpoint=place)) == wanted
+
+
+def kinds_of(tmp_path):
+    path = tmp_path / "rows.zarr"
+    if not path.exists():
+        zarr.create_array(str(path), data=ROWS, chunks=(500, 3))
+        np.save(tmp_path / "rows.npy", ROWS)
+    return {
+        "zarr": str(path),
+        "dask": da.from_array(ROWS, chunks=(700, 3), name=False),  # another name each time
+        "mapped": np.load(tmp_path / "rows.npy", mmap_mode="r"),
+        "list": [ROWS[:2000], ROWS[2000:]],
+        "strided": np.asfortranarray(ROWS),
+        "memory store": zarr.create_array({}, data=ROWS, chunks=(500, 3)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["zarr", "dask", "mapped", "list", "strided", "memory store"])
+def test_any_kind_of_data(kind, place, ending, tmp_path):
+    wanted = told(estimator().fit(ROWS))
+    interrupted(ending, 2, kinds_of(tmp_path)[kind], place)
+    model = estimator().fit(kinds_of(tmp_path)[kind], checkpoint=place)
+    if kind == "list":
+        model.labels_ = np.concatenate(model.labels_)
+    assert told(model) == wanted
+
+
+@pytest.mark.usefixtures("client")
+def test_on_a_cluster(place, ending, tmp_path):
+    data = kinds_of(tmp_path)["zarr"]
+    wanted = told(estimator().fit(ROWS))
+    interrupted(ending, 2, data, place)
+    assert told(estimator().fit(data, checkpoint=place)) == wanted
+
+
+def test_a_random_state_that_is_drawn_is_gone_on_with(place, ending):
+    interrupted(ending, 2, ROWS, place, random_state=None)
+    state = json.loads(place.read_text())["state"]
+    model = estimator(random_state=None).fit(ROWS, checkpoint=place)
+    assert model.n_iter_ >= state["n_iter"]
+
+
+def test_data_solved_in_memory_need_none(place):
+    model = estimator().fit(ROWS[:300], checkpoint=place)
+    assert told(model) == told(estimator().fit(ROWS[:300]))
+    assert not place.exists()
+
+
+def test_in_an_object_store_too(place, ending, monkeypatch):
+    # Only the way to the bytes differs, and that is of `_stores`; here its calls are counted.
+    calls = []
+    for name in ("read", "write", "exists", "remove"):
+        inner = getattr(_checkpoint._stores, name, None)
+
+        def call(*args, inner=inner, name=name, **kwargs):
+            calls.append(name)
+            return inner(*args, **kwargs)
+
+        monkeypatch.setattr(_checkpoint._stores, name, call)
+    interrupted(ending, 1, ROWS, place)
+    estimator().fit(ROWS, checkpoint=place)
+    assert {"read", "write", "exists", "remove"} == set(calls)
+
+
+# Another fit
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [({"n_clusters": 6}, "n_clusters"), ({"max_iter": 7}, "max_iter"), ({"tol": 1e-3}, "tol"),
+     ({"random_state": 1}, "random_state"), ({"init": "random"}, "init"), ({"n_init": 3}, "n_init"),
+     ({"missing": "ignore"}, "missing"), ({"init": ROWS[:K], "n_init": 1}, "init")],
+)  # fmt: skip
+def test_other_parameters_are_refused(parameters, name, place, ending):
+    interrupted(ending, 2, ROWS, place)
+    before = place.read_bytes()
+    with pytest.raises(
+        InvalidArgumentError, match=f"other parameters: {name} was .* and is .* now"
+    ):
+        estimator(**parameters).fit(ROWS, checkpoint=place)
+    assert place.read_bytes() == before
+
+
+def test_what_changes_no_result_may_differ(place, ending):
+    interrupted(ending, 2, ROWS, place)
+    estimator(copy_x=False, algorithm="elkan", tol=np.float64(1e-6)).fit(ROWS, checkpoint=place)
+
+
+def changed(rows, where, value):
+    rows = rows.copy()
+    rows[where] = value
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [(changed(ROWS, (3000, 1), 0), "they have changed"), (ROWS[:-1], "they have changed|shape"),
+     (ROWS.astype(np.float64), "they have changed|dtype"), (ROWS[::-1], "they have changed")],
+)  # fmt: skip
+def test_other_data_are_refused(other, said, place, ending):
+    interrupted(ending, 2, ROWS, place)
+    with pytest.raises(InvalidArgumentError, match=f"of other data: .*({said})"):
+        estimator().fit(other, checkpoint=place)
+
+
+def test_other_weights_are_refused(place, ending):
+    interrupted(ending, 2, ROWS, place, WEIGHTS)
+    for weights in (None, WEIGHTS[::-1]):
+        with pytest.raises(InvalidArgumentError, match="of other data"):
+            estimator().fit(ROWS, sample_weight=weights, checkpoint=place)
+
+
+def test_a_chunk_written_since_is_seen(place, ending, tmp_path):
+    path = kinds_of(tmp_path)["zarr"]
+    interrupted(ending, 2, path, place)
+    array = zarr.open_array(path, mode="r+")
+    array.attrs["note"] = "attributes are no data"
+    assert estimator().fit(path).n_iter_
+    array[2500:2501] = array[2500:2501] * 2
+    with pytest.raises(InvalidArgumentError, match="other data: they have changed"):
+        estimator().fit(path, checkpoint=place)
+
+
+def test_a_mapped_file_written_since_is_seen(place, ending, tmp_path):
+    interrupted(ending, 2, kinds_of(tmp_path)["mapped"], place)
+    file = tmp_path / "rows.npy"
+    np.save(file, ROWS)
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(InvalidArgumentError, match="other data: they have changed"):
+        estimator().fit(np.load(file, mmap_mode="r"), checkpoint=place)
+
+
+# Not a checkpoint of ours
+
+
+def refused(place, *words):
+    with pytest.raises(SourceError) as caught:
+        estimator().fit(ROWS, checkpoint=place)
+    for word in (f"{place}: ", *words):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"hello", b"[1]", b'{"format": "dkmeans-model"}', pickle.dumps(1)]
+)
+def test_a_file_that_is_no_checkpoint(content, place):
+    place.write_bytes(content)
+    refused(place, "not a dkmeans checkpoint")
+    assert place.read_bytes() == content
+
+
+def document_of(ending, place):
+    if not place.exists():
+        interrupted(ending, 2, ROWS, place)
+    return json.loads(place.read_text())
+
+
+def test_another_version(place, ending):
+    document = document_of(ending, place)
+    place.write_text(json.dumps({**document, "version": 2}))
+    refused(place, "version 2", "reads version 1", "Start over")
+
+
+def array(*shape, value=0.0, dtype="float64"):
+    return {"dtype": dtype, "shape": list(shape), "values": [value] * int(np.prod(shape))}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("centers", array(K, 4)), ("centers", array(K + 1, 3)), ("centers", 1.0), ("means", None),
+     ("centers", array(K, 3, value={"float": "nan"})), ("scales", array(4, value=1.0)),
+     ("centers", array(K, 3, dtype="float32")), ("unit", 3.0), ("unit", {"float": "inf"}),
+     ("scales", array(3, value=0.0)), ("precision", "float16"), ("center_dtype", "O"),
+     ("n_iter", -1), ("n_iter", 2**70), ("n_passes", 1.5), ("relaxation", 2.0),
+     ("inertia", {"float": "nan"}), ("inertia", -1.0), ("deep", -1), ("other", 1), ("low", [])],
+)  # fmt: skip
+def test_damaged_states(name, value, place, ending):
+    document = document_of(ending, place)
+    document["state"][name] = value
+    place.write_text(json.dumps(document))
+    refused(place, "a damaged checkpoint")
+
+
+def test_missing_parts(place, ending):
+    document = document_of(ending, place)
+    for name in document["state"]:
+        less = copy.deepcopy(document)
+        del less["state"][name]
+        place.write_text(json.dumps(less))
+        refused(place, "a damaged checkpoint", f"{name} is missing")
+
+
+@pytest.mark.parametrize("field", ["parameters", "data", "state"])
+@pytest.mark.parametrize("value", [None, 1, [], {"a": 1}, {"a": {"b": 1}}])
+def test_damaged_fields(field, value, place, ending):
+    place.write_text(json.dumps({**document_of(ending, place), field: value}))
+    refused(place, "a damaged checkpoint")
+
+
+@settings(
+    max_examples=int(os.environ.get("DKMEANS_FUZZ", "40")),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
+)
+@given(data=st.data())
+def test_bytes_changed_at_random(data, place, ending):
+    place.unlink(missing_ok=True)
+    document_of(ending, place)
+    content = bytearray(place.read_bytes())
+    start = content.index(b'"state"')
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(start, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 6))] = data.draw(
+            st.binary(max_size=6) | st.sampled_from([b"-", b"e9", b"[", b"{}", b"null", b"0", b"9"])
+        )
+    place.write_bytes(content)
+    try:  # a number that has become another one cannot be told
+        estimator().fit(ROWS, checkpoint=place)
+    except DkmeansError:
+        return
+
+
+@pytest.mark.parametrize("checkpoint", [1, b"path", ["a"], object()])
+def test_no_place(checkpoint):
+    with pytest.raises(InvalidArgumentError, match=r"checkpoint is .*must be a path"):
+        estimator().fit(ROWS, checkpoint=checkpoint)
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"):
+        estimator().fit(ROWS, checkpoint=tmp_path / "no folder" / "checkpoint")
