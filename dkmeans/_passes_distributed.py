@@ -115,6 +115,8 @@ def _follow(
             return  # its result raises why
         if not failed and i < merged:
             advance(tasks[i].nbytes)
+            if len(tasks) > 1:
+                futures[i].release()  # else its result would be kept until the end, though merged
         watch.look_if_due()
 
 

@@ -28,6 +28,7 @@ Ints = npt.NDArray[np.integer[Any]]
 _N_GREY = 256
 _MOST_CARRIES = 1000  # lists, before they are made one
 _PARTS = 8  # of the work on one summary, for threads
+_LISTED = 4 * (4 + 2)  # a code and a count, in bytes; to make the list takes some of each at once
 _SMALL = 100_000  # colours; below this, threads cost more than they save
 
 
@@ -35,7 +36,9 @@ class ColourCounts:
     """How often each colour occurs in some 8-bit blocks.
 
     Held as a table over all colours, 32 MiB for RGB and 512 bytes for grey, and a list of the
-    colours that were carried and how many times. Pickled, the table is a list too.
+    colours that were carried and how many times. Pickled, the table is a list too where that is
+    shorter. So to copy or to send one takes no more memory than the table itself, or twice where it
+    becomes a list.
 
     Parameters
     ----------
@@ -53,8 +56,17 @@ class ColourCounts:
         self._carries: list[tuple[UInt32, Int64]] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
-        used = np.flatnonzero(self._table).astype(np.uint32)
-        return _from_list, (self.bands, self.n_pixels, used, self._get(used))
+        used = None
+        if np.count_nonzero(self._table) * _LISTED <= self._table.nbytes:
+            used = np.flatnonzero(self._table).astype(np.uint32)
+        table = self._table if used is None else self._table[used]
+        return _restored, (self.bands, self.n_pixels, used, table, *self._carried())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ColourCounts":
+        # By way of a list it would take several times as much.
+        del memo
+        parts = (self.bands, self.n_pixels, None, self._table.copy(), *self._carried())
+        return _restored(*parts)
 
     def add(self, block: UInt8) -> None:
         """Count the pixels of `block`, (height, width, 1 or 3)."""
@@ -129,6 +141,27 @@ class ColourCounts:
         carried, times = self._carried()
         counts[np.searchsorted(codes, carried)] += times * kernels.CARRY
         return counts
+
+
+def _restored(  # noqa: PLR0917 - what a pickle holds
+    bands: int,
+    n_pixels: int,
+    used: UInt32 | None,
+    table: npt.NDArray[np.uint16],
+    carried: UInt32,
+    times: Int64,
+) -> ColourCounts:
+    """Return counts of a table, or of its entries at the codes `used`."""
+    result = ColourCounts.__new__(ColourCounts)
+    if used is not None:
+        result = ColourCounts(bands)
+        result._table[used] = table  # noqa: SLF001 - a second constructor
+    else:
+        result.bands, result._carries = bands, []  # noqa: SLF001 - a second constructor
+        result._table = table if table.flags.writeable else table.copy()  # noqa: SLF001 - a second constructor
+    result.n_pixels = n_pixels
+    result._carry(carried, times)  # noqa: SLF001 - a second constructor
+    return result
 
 
 def _from_list(bands: int, n_pixels: int, codes: UInt32, counts: Int64) -> ColourCounts:

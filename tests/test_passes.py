@@ -484,6 +484,38 @@ def test_n_workers_of_a_cluster():
     assert n_workers() == 2
 
 
+class Result:
+    """A result of which it is known how many there are at once."""
+
+    alive, most = set(), 0
+
+    def __init__(self):
+        self.alive.add(id(self))
+        type(self).most = max(self.most, len(self.alive))
+
+    def __del__(self):
+        self.alive.discard(id(self))
+
+    def __deepcopy__(self, memo):
+        return Result()
+
+    def merge(self, other):
+        assert other is not self
+        return self
+
+
+def one_result(part, ticker):
+    time.sleep(0.01)  # so that the scheduler keeps up
+    collect(part, ticker)
+    return Result()
+
+
+@pytest.mark.usefixtures("inner_client")
+def test_results_are_gone_once_they_are_merged(sources):
+    Passes().run("look", one_result, [(whole(sources[0]),)] * 64, Result.merge)
+    assert Result.most < 32
+
+
 @pytest.mark.parametrize("name", ["synchronous", "threads"])
 def test_in_threads_keeps_the_order(name):
     with dask.config.set(scheduler=name, num_workers=3):

@@ -1,5 +1,6 @@
 """Colour summaries against np.unique and brute force over pixels."""
 
+import copy
 import pickle
 from functools import reduce
 from itertools import pairwise
@@ -175,6 +176,15 @@ def test_without_undoes_merge(first, second):
 def test_counts_travel(n_colors):
     counts = grey_counts(dict.fromkeys(range(n_colors), 70_000))
     assert_same_counts(copy_of(counts), counts)
+
+
+@pytest.mark.parametrize("n_colors", [3, 3_000_000])
+def test_a_copy_is_apart(n_colors):
+    block = np.random.default_rng(n_colors).integers(0, n_colors, 1 << 21).astype("<u4")
+    pixels = block.view(np.uint8).reshape(1, -1, 4)[..., :3]
+    counts, once = counted([pixels], 3), counted([pixels], 3)
+    assert_same_counts(copy.deepcopy(counts).merge(once), counted([pixels, pixels], 3))
+    assert_same_counts(counts, once)
 
 
 def test_few_colours_travel_light(photos):
