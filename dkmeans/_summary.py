@@ -4,7 +4,6 @@ The exact summary of 8-bit images is the count of each colour. However many pixe
 k-means on the counted colours is k-means on every pixel.
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +17,7 @@ from dkmeans import _passes
 from dkmeans._kernels import colours as kernels
 from dkmeans._kernels import octree
 from dkmeans._kernels import points as point_kernels
+from dkmeans._summary_octree import PARTS, SMALL, Octree
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -27,9 +27,7 @@ Ints = npt.NDArray[np.integer[Any]]
 
 _N_GREY = 256
 _MOST_CARRIES = 1000  # lists, before they are made one
-_PARTS = 8  # of the work on one summary, for threads
 _LISTED = 4 * (4 + 2)  # a code and a count, in bytes; to make the list takes some of each at once
-_SMALL = 100_000  # colours; below this, threads cost more than they save
 
 
 class ColourCounts:
@@ -236,7 +234,7 @@ class ColourSummary:
         self.weight = counts.n_pixels
         self._prefixes, self._cubes = counts.cubes()
         self.n_points = int(np.count_nonzero(self._cubes))
-        self._tree = _Octree(self._prefixes, self._cubes)
+        self._tree = Octree(self._prefixes, self._cubes)
 
     @property
     def codes(self) -> UInt32:
@@ -334,7 +332,7 @@ class ColourSummary:
             )
             return totals
 
-        n_parts = _PARTS if self.n_points_at(depth) > _SMALL else 1
+        n_parts = PARTS if self.n_points_at(depth) > SMALL else 1
         parts = _passes.in_threads(part, tree.split(n_parts))
         weights = np.sum([part.weights for part in parts], axis=0)
         sums = np.sum([part.sums for part in parts], axis=0)
@@ -372,65 +370,6 @@ class _ColourSteps:
     def inertia(self) -> float:
         """Return the weighted sum of squared distances from the last centres."""
         return self._summary.inertia(*self._last, self._depth)
-
-
-class _Octree:
-    """The node arrays of `_kernels.octree` over cubes of colours."""
-
-    def __init__(self, prefixes: UInt32, cubes: Ints) -> None:
-        weights = np.empty(prefixes.size, np.int64)
-        sums = np.empty((prefixes.size, 3), np.int64)
-
-        def part(nodes: slice) -> Int64:
-            values = np.zeros((3, 256), np.int64)
-            octree.total_colours(prefixes[nodes], cubes[nodes], weights[nodes], sums[nodes], values)
-            return values
-
-        n_parts = _PARTS if cubes.size > _SMALL else 1
-        cuts = np.linspace(0, weights.size, n_parts + 1, dtype=int)
-        parts = [slice(a, b) for a, b in itertools.pairwise(cuts.tolist())]
-        self.values = np.sum(_passes.in_threads(part, parts), axis=0)
-        levels = [(prefixes, np.arange(prefixes.size + 1), weights, sums)]
-        for _ in range(octree.BOTTOM - octree.TOP):
-            prefixes, starts = _group(levels[0][0], 3)
-            weights = np.add.reduceat(levels[0][2], starts[:-1])
-            sums = np.add.reduceat(levels[0][3], starts[:-1])
-            levels.insert(0, (prefixes, starts, weights, sums))
-        sizes = [level[0].size for level in levels]
-        self._offsets = np.concatenate([[0], np.cumsum(sizes)])
-        child_offsets = [*self._offsets[1:-1], 0]  # the last level has cubes
-        self.arrays = (
-            np.concatenate([level[0] for level in levels]),
-            np.concatenate(
-                [level[1][:-1] + o for level, o in zip(levels, child_offsets, strict=True)]
-            ),
-            np.concatenate(
-                [level[1][1:] + o for level, o in zip(levels, child_offsets, strict=True)]
-            ),
-            np.concatenate([level[2] for level in levels]),
-            np.concatenate([level[3] for level in levels]),
-        )
-
-    def level(self, depth: int) -> tuple[Int64, Int64]:
-        """Return the weights and sums of the nodes at `depth`."""
-        nodes = slice(self._offsets[depth - octree.TOP], self._offsets[depth - octree.TOP + 1])
-        return self.arrays[3][nodes], self.arrays[4][nodes]
-
-    def split(self, n: int) -> list[tuple[int, int]]:
-        """Cut the nodes of the top level into at most `n` runs with about as many cubes."""
-        starts, ends = self.arrays[1], self.arrays[2]
-        first, last = np.arange(self._offsets[1]), np.arange(self._offsets[1]) + 1
-        for _ in range(octree.BOTTOM - octree.TOP + 1):  # down to the cubes
-            first, last = starts[first], ends[last - 1]
-        cuts = np.searchsorted(last, np.linspace(0, last[-1], n + 1)[1:-1]) + 1
-        bounds = np.unique([0, *cuts, self._offsets[1]])
-        return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
-
-
-def _group(keys: UInt32, shift: int) -> tuple[UInt32, Int64]:
-    prefixes, starts = np.empty(keys.size, np.uint32), np.empty(keys.size + 1, np.int64)
-    n = octree.group(keys, shift, prefixes, starts)
-    return prefixes[:n].copy(), starts[: n + 1].copy()
 
 
 def _in_rgb(centers: Float64) -> Float64:

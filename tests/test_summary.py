@@ -248,7 +248,7 @@ def test_assign_adds_each_point_to_its_nearest_center(summary, k, depth):
 def test_assign_gives_the_same_bits_in_parts(summary, monkeypatch):
     centers = np.random.default_rng(0).uniform(0, 255, (20, summary.bands))
     whole = summary.assign(centers, 8)
-    monkeypatch.setattr(_summary, "_SMALL", 0)
+    monkeypatch.setattr(_summary, "SMALL", 0)
     parts = summary.assign(centers, 8)
     np.testing.assert_array_equal(parts.weights, whole.weights)
     np.testing.assert_array_equal(parts.sums, whole.sums)
