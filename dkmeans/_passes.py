@@ -195,8 +195,12 @@ class Ticker:
     becomes a silent one: there the bytes count when the partition is done.
     """
 
-    def __init__(self, advance: Callable[[int], None] | None = None) -> None:
-        self._advance = advance
+    def __init__(
+        self,
+        advance: Callable[[int], None] | None = None,
+        done: Callable[[Partition], None] | None = None,
+    ) -> None:
+        self._advance, self._done = advance, done
         self._cancelled = False
         self._running = 0
         self._idle = threading.Condition()
@@ -210,6 +214,11 @@ class Ticker:
             self._advance(nbytes)
         if self._cancelled:
             raise Cancelled
+
+    def done(self, partition: Partition) -> None:
+        """Tell that a whole partition is done."""
+        if self._done:
+            self._done(partition)
 
     def __enter__(self) -> Self:
         with self._idle:
@@ -278,7 +287,7 @@ class Passes:
         if self._progress:
             n_pixels = sum(piece.n_pixels for partition in partitions for piece in partition)
             self._progress.begin(name, sum(sizes), n_pixels)
-        ticker = Ticker(self._advance)
+        ticker = Ticker(self._advance, partial(graphs.note_done, name))
         tasks = [_task(partition, ticker) for partition in partitions]
         in_memory = all(piece.in_memory for partition in partitions for piece in partition)
         client = None if in_memory else schedulers.active_client()
@@ -347,7 +356,9 @@ def _run_task(
         for piece, count in zip(partition, counts, strict=True)
     )
     with ticker:
-        return work(partition, ticker)
+        result = work(partition, ticker)
+    ticker.done(partition)
+    return result
 
 
 def n_workers() -> int:

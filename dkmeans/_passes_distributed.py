@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import dask
 from dask.utils import format_bytes, parse_timedelta
 
-from dkmeans._passes_graphs import Task, graph_of, with_inputs
+from dkmeans._passes_graphs import Task, graph_of, note_done, place, with_inputs
 from dkmeans._validation import ClusterError
 
 R = TypeVar("R")
@@ -117,6 +117,7 @@ def _follow(
             advance(tasks[i].nbytes)
             if len(tasks) > 1:
                 futures[i].release()  # else its result would be kept until the end, though merged
+            note_done(watch.name, tasks[i].parts)
         watch.look_if_due()
 
 
@@ -129,7 +130,7 @@ class _Watch:
     """Looks now and then whether the scheduler answers, and which workers are there."""
 
     def __init__(self, client: Any, name: str) -> None:
-        self._client, self._name = client, name
+        self._client, self.name = client, name
         self._workers: set[str] | None = None
         self._due = 0.0
 
@@ -144,15 +145,15 @@ class _Watch:
         for address in sorted((self._workers or set()) - workers):
             _LOG.warning(
                 "Pass %s: worker %s is lost; others do again what it held.",
-                self._name,
+                self.name,
                 address,
-                extra={"event": "worker-lost", "of_pass": self._name, "worker": address},
+                extra={"event": "worker-lost", "of_pass": self.name, "worker": address},
             )
         if not workers and (self._workers or self._workers is None):
             _LOG.warning(
                 "Pass %s: the cluster has no workers; waiting for some to come.",
-                self._name,
-                extra={"event": "no-workers", "of_pass": self._name},
+                self.name,
+                extra={"event": "no-workers", "of_pass": self.name},
             )
         self._workers = workers
         self._due = time.monotonic() + _LOOK_SECONDS
@@ -229,7 +230,8 @@ def _of_killed(error: Any, name: str, futures: Sequence[Any], tasks: Sequence[Ta
             "log of that one."
         )
     who = "a partition" if len(blamed) == 1 else f"one of {len(blamed)} partitions"
-    places = "; ".join(map(_place, blamed[:_NAMED])) + ("; ..." if len(blamed) > _NAMED else "")
+    each = (f"{place(task.parts)} ({format_bytes(task.nbytes)})" for task in blamed[:_NAMED])
+    places = "; ".join(each) + ("; ..." if len(blamed) > _NAMED else "")
     need = _WORKER_BYTES + max(sum(part.held_bytes for part in task.parts) for task in blamed)
     advice = (
         "That should do: look for another cause in the log of that worker"
@@ -240,14 +242,6 @@ def _of_killed(error: Any, name: str, futures: Sequence[Any], tasks: Sequence[Ta
         f"pass {name}: {who} {killed}: {places}. {allowed}, and this takes about "
         f"{format_bytes(need)} or more. {advice}."
     )
-
-
-def _place(task: Task) -> str:
-    """Say what a task reads."""
-    where = task.parts[0].where
-    if len(task.parts) > 1:
-        where += f" and {len(task.parts) - 1} more, up to {task.parts[-1].where}"
-    return f"{where} ({format_bytes(task.nbytes)})"
 
 
 def _homes(client: Any, tasks: Sequence[Task], keys: Sequence[str]) -> dict[str, list[str]]:

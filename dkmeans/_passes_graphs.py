@@ -1,5 +1,6 @@
 """The graph of a pass: tasks, and their results merged in a tree in the order of the tasks."""
 
+import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 R = TypeVar("R")
+
+_LOG = logging.getLogger("dkmeans")
 
 
 class Part(Protocol):
@@ -55,6 +58,23 @@ class Task:
     def nbytes(self) -> int:
         """The size of all that it reads."""
         return sum(part.nbytes for part in self.parts)
+
+
+def place(parts: Sequence[Part]) -> str:
+    """Say what one task reads."""
+    where = parts[0].where
+    if len(parts) > 1:
+        where += f" and {len(parts) - 1} more, up to {parts[-1].where}"
+    return where
+
+
+def note_done(name: str, parts: Sequence[Part]) -> None:
+    """Log that a task of a pass is done, for those who debug."""
+    if _LOG.isEnabledFor(logging.DEBUG):
+        more = {"of_pass": name, "part": place(parts), "bytes": sum(part.nbytes for part in parts)}
+        _LOG.debug(
+            "Pass %s: done with %s.", name, more["part"], extra={"event": "partition-done", **more}
+        )
 
 
 def _tree(

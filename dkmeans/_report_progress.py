@@ -68,8 +68,9 @@ def notes(progress: ConsoleProgress | None) -> Iterator[None]:
         yield
         return
     handler, level = _Notes(progress), logger.level
+    handler.setLevel(logging.INFO)
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(min(level or logging.INFO, logging.INFO))  # others may want to hear more
     try:
         yield
     finally:

@@ -213,7 +213,7 @@ def test_bad_scheduler(library, options, message):
 def test_no_scheduler():
     # In a process of its own: what is left of a client that did not connect can hang the next one.
     code = (
-        "import sys; from dkmeans import _cli, _cli_jobs as jobs; jobs._CONNECT_SECONDS = 0.5\n"
+        "import sys; from dkmeans import _cli, _cli_cluster as c; c._CONNECT_SECONDS = 0.5\n"
         "sys.argv = ['dkmeans', 'ingest', 'a', 'o', '--scheduler', 'tcp://127.0.0.1:1']\n"
         "_cli.main()\n"
     )

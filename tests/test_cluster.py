@@ -1,5 +1,6 @@
 """Clusters that lose workers, their scheduler, or work that no worker survives: said clearly."""
 
+import json
 import operator
 import os
 import re
@@ -9,13 +10,21 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
+import dask
 import numpy as np
+import psutil
 import pytest
-from distributed import Client
+from click.testing import CliRunner
+from distributed import Client, Security, get_client
+from PIL import Image
 
-from dkmeans import ClusterError, _passes_distributed
+import dkmeans
+from dkmeans import ClusterError, _cli_records, _passes_distributed, images
+from dkmeans._cli import cli
 from dkmeans._passes import Passes, Piece
 from dkmeans._tables_blocks import MemorySource, TablePiece
 from dkmeans._tables_regions import Regions
@@ -123,17 +132,17 @@ def test_rows_are_named(leading, extent):
 
 
 @contextmanager
-def own_scheduler(n_workers=1, paths=(str(Path(__file__).parent),)):
+def own_scheduler(n_workers=1, paths=(str(Path(__file__).parent),), tls=()):
     """Run a scheduler as a process of its own, and a worker; yield the process and the address."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), *paths])}
     module = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
-    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", *tls]
     scheduler = subprocess.Popen([*module, *options], stderr=subprocess.PIPE, text=True, env=env)
     workers = []
     try:
         address = next(line.split()[-1] for line in scheduler.stderr if "Scheduler at:" in line)
         module[-1] = "distributed.cli.dask_worker"
-        options = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--death-timeout", "5"]
+        options = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--death-timeout", "5", *tls]
         workers = [
             subprocess.Popen([*module, address, *options], stderr=subprocess.DEVNULL, env=env)
             for _ in range(n_workers)
@@ -152,13 +161,13 @@ def own_scheduler(n_workers=1, paths=(str(Path(__file__).parent),)):
     [(signal.SIGKILL, "the connection"), (signal.SIGSTOP, "no answer within 1 s")],
 )
 def test_a_lost_scheduler_is_an_error_and_no_hang(strike, why, monkeypatch):
-    monkeypatch.setattr(_passes_distributed, "_patience", lambda: 1.0)
-    monkeypatch.setattr(_passes_distributed, "_LOOK_SECONDS", 0.5)
     with (
         own_scheduler() as (scheduler, address),
         Client(address, timeout=2) as client,
     ):
-        assert run(count) == 8
+        assert run(count) == 8  # from here on all is loaded
+        monkeypatch.setattr(_passes_distributed, "_patience", lambda: 1.0)
+        monkeypatch.setattr(_passes_distributed, "_LOOK_SECONDS", 0.5)
         client.loop.call_later(1, scheduler.send_signal, strike)
         with pytest.raises(ClusterError, match=f"scheduler at {address} is lost .*{why}"):
             run(slowly)
@@ -175,3 +184,170 @@ def test_a_cluster_without_the_code_is_told_what_it_needs():
         pytest.raises(ClusterError, match=r"No module named 'test_cluster'.*same versions of"),
     ):
         run(count)
+
+
+# The command line
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Write a picture of a few colours."""
+    path = tmp_path / "a.png"
+    Image.fromarray(np.arange(3 * 64 * 64, dtype=np.uint8).reshape(64, 64, 3) // 16).save(path)
+    return str(path)
+
+
+def command(*arguments):
+    """Run a command in this process."""
+    return CliRunner().invoke(cli, list(arguments))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--memory-limit", "2GiB"), "--memory-limit needs --workers"),
+        (("--memory-limit", "2GiB", "--scheduler", "h:1"), "--memory-limit needs --workers"),
+        (("--memory-limit", "much", "--workers", "1"), "'much' is no size of 300MiB or more"),
+        (("--memory-limit", "1MiB", "--workers", "1"), "'1MiB' is no size of 300MiB or more"),
+        (("--lost-after", "10", "--workers", "1"), "10 is not in the range x>=11"),
+        (("--lost-after", "11"), "--lost-after needs --workers or --scheduler"),
+        (("--tls-ca", __file__, "--workers", "1"), "--tls-key belong together"),
+        (("--tls-ca", "none.pem", "--workers", "1"), "'none.pem' does not exist"),
+        (("--performance-report", "r.html"), "--performance-report needs --workers"),
+        (
+            (*(f"--tls-{x}={__file__}" for x in ("ca", "cert", "key")), "--scheduler", "tcp://h:1"),
+            "begins with tls://",
+        ),
+        (tuple(f"--tls-{x}={__file__}" for x in ("ca", "cert", "key")), "--tls-ca needs --workers"),
+    ],
+)
+def test_wrong_use(options, message):
+    result = command("ingest", "a", "b.zarr", *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def listening(process):
+    """List where a process and its children listen."""
+    return {
+        (connection.laddr.ip, connection.laddr.port)
+        for each in (process, *process.children(recursive=True))
+        for connection in each.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+@pytest.fixture
+def looked(monkeypatch):
+    """Look at what listens, and at the workers, once the work is to begin; do the work then."""
+    seen = SimpleNamespace()
+    work = images.quantize
+
+    def look(*args, **kwargs):
+        client = get_client()
+        seen.scheduler = client.scheduler.address
+        seen.limits = [
+            worker["memory_limit"] for worker in client.scheduler_info()["workers"].values()
+        ]
+        seen.listening = listening(psutil.Process())
+        seen.ttl = client.run(dask.config.get, "distributed.comm.timeouts.tcp")
+        return work(*args, **kwargs)
+
+    monkeypatch.setattr(images, "quantize", look)
+    return seen
+
+
+def test_workers_listen_on_loopback_only_and_obey_their_limits(looked, picture, tmp_path):
+    before = listening(psutil.Process())
+    options = ("--workers", "2", "--memory-limit", "600MiB", "--lost-after", "11")
+    record, log = tmp_path / "r.json", tmp_path / "l.jsonl"
+    result = command(
+        *("quantize", picture, str(tmp_path / "o.png"), "--colors", "4", *options),
+        *("--record", str(record), "--log-json", str(log)),
+    )
+    assert result.exit_code == 0, result.output
+    assert len(looked.listening - before) >= 3
+    assert {address for address, _ in looked.listening - before} == {"127.0.0.1"}
+    assert looked.limits == [600 << 20] * 2
+    assert set(looked.ttl.values()) == {"11s"}
+
+    told = json.loads(record.read_text())
+    assert (told["format"], told["version"], told["command"]) == ("dkmeans-record", 1, "quantize")
+    assert (told["error"], told["failures"], told["result"]["n_passes"]) == (None, [], 2)
+    assert told["bytes_read"] == told["result"]["bytes_read"] == 2 * 3 * 64 * 64
+    assert [of["bytes"] for of in told["passes"]] == [3 * 64 * 64] * 2
+    assert told["options"]["workers"] == 2
+    assert told["cluster"]["scheduler"] == looked.scheduler
+    assert [worker["memory_limit"] for worker in told["cluster"]["workers"]] == looked.limits
+    assert all(50 << 20 < peak < 600 << 20 for peak in told["cluster"]["peak_memory"].values())
+    assert len(told["cluster"]["peak_memory"]) == 2
+    assert told["versions"]["dkmeans"] == dkmeans.__version__
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    events = [line["event"] for line in lines]
+    assert events[:3] == ["job-begun", "cluster", "pass-begun"]
+    assert events[-1] == "job-ended"
+    shown = [event for event in events if event in ("pass-begun", "pass-ended")]
+    assert shown == ["pass-begun", "pass-ended"] * 2
+    assert sum(line["bytes"] for line in lines if line["event"] == "partition-done") == 24576
+    assert all(datetime.fromisoformat(line["time"]).tzinfo for line in lines)
+
+
+def test_tls(picture, tmp_path):
+    certificates = Security.temporary()
+    files = {"ca": certificates.tls_ca_file, "cert": certificates.tls_client_cert}
+    files["key"] = certificates.tls_client_key
+    for kind, text in files.items():
+        (tmp_path / f"{kind}.pem").write_text(text)
+    ours = [f"--tls-{kind}={tmp_path / kind}.pem" for kind in files]
+    work = ("quantize", picture, str(tmp_path / "o.png"), "--colors", "4", "--overwrite")
+    with own_scheduler(tls=[ours[0].replace("-ca=", "-ca-file="), *ours[1:]]) as (_, address):
+        assert address.startswith("tls://127.0.0.1:")
+        for asked in (address, address.removeprefix("tls://")):
+            result = command(*work, "--scheduler", asked, *ours)
+            assert result.exit_code == 0, result.output
+        code = (
+            "import asyncio, sys; from distributed.core import connect\n"
+            "try: asyncio.run(connect(sys.argv[1], timeout=1))\n"
+            "except OSError as error: sys.exit('refused')"
+        )
+        plain = address.replace("tls://", "tcp://")  # whoever has no certificate
+        refused = subprocess.run(
+            [sys.executable, "-c", code, plain], capture_output=True, text=True, check=False
+        )
+        assert (refused.returncode, refused.stderr) == (1, "refused\n")
+    record = tmp_path / "r.json"
+    result = command(*work, "--workers", "1", *ours, "--record", str(record))
+    assert result.exit_code == 0, result.output
+    assert json.loads(record.read_text())["cluster"]["scheduler"].startswith("tls://127.0.0.1:")
+
+
+def test_a_record_tells_of_failures_and_errors(picture, tmp_path):
+    bad, record = tmp_path / "bad.png", tmp_path / "r.json"
+    bad.write_bytes(Path(picture).read_bytes()[:80])
+    output = str(tmp_path / "out")
+    result = command(
+        "quantize", picture, str(bad), output, "--record", str(record), "--log-json", "-"
+    )
+    assert result.exit_code == 1
+    told = json.loads(record.read_text())
+    assert [failure["source"] for failure in told["failures"]] == [str(bad)]
+    assert told["cluster"] is None
+    assert '"event": "partition-done"' in result.stderr
+
+    result = command("quantize", picture, output, "--record", str(record))
+    assert result.exit_code == 1
+    assert json.loads(record.read_text())["error"].startswith("OutputError: ")
+    missing = str(tmp_path / "none" / "r.json")
+    result = command("quantize", picture, output, "--overwrite", "--record", missing)
+    assert result.exit_code == 1
+    assert f"{missing}: cannot be written" in result.stderr
+
+
+def test_a_performance_report_needs_bokeh(monkeypatch, picture, tmp_path):
+    monkeypatch.setattr(_cli_records, "find_spec", lambda _: None)
+    result = command(
+        *("quantize", picture, str(tmp_path / "o.png"), "--scheduler", "h:1"),
+        *("--performance-report", str(tmp_path / "r.html")),
+    )
+    assert (result.exit_code, "install dkmeans[report]" in result.stderr) == (2, True)
