@@ -9,6 +9,8 @@ from dkmeans._kernels import hashes as kernels
 from dkmeans._summary_steps import in_parts
 
 _SHARES = 4  # of the search for equal rows, for threads
+_CLASSES = 16  # of hashes, one of which tells how many there are
+_SURELY = 8  # standard deviations
 
 
 def hashes_of(rows: Rows) -> npt.NDArray[np.uint64]:
@@ -21,6 +23,16 @@ def any_equal(hashes: npt.NDArray[np.uint64]) -> bool:
     """Return whether two hashes are equal; each thread looks among those of one remainder."""
     shares = range(_SHARES)
     return any(_passes.in_threads(lambda share: kernels.any_equal(hashes, share, _SHARES), shares))
+
+
+def are_many(hashes: npt.NDArray[np.uint64], most: int) -> bool:
+    """Return whether there are surely more than `most` different ones, from a part of them.
+
+    True of some hashes, it is true of any that have these among them.
+    """
+    expected = most / _CLASSES
+    n = kernels.count_distinct(hashes, 0, _CLASSES)
+    return bool(n > expected + _SURELY * expected**0.5 + _SURELY)
 
 
 def join_equal(rows: Rows, weights: Float64) -> tuple[Rows, Float64]:

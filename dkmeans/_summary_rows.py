@@ -11,7 +11,7 @@ from dkmeans import _passes
 from dkmeans import _summary_steps as steps
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
 from dkmeans._passes import Partition, Passes, Ticker
-from dkmeans._summary_equal import any_equal, hashes_of, join_equal
+from dkmeans._summary_equal import any_equal, are_many, hashes_of, join_equal
 from dkmeans._summary_samples import All, Sample, highest
 from dkmeans._summary_steps import Steps
 from dkmeans._tables import Block, Table, TablePiece
@@ -21,6 +21,7 @@ MIN_ROWS = 1 << 17
 ROWS_PER_CLUSTER = 5000
 MAX_BYTES = 1 << 29
 _START_SHARE = 8  # restarts run on one row in so many of a sample
+_REPEATS = 16  # of a distinct row, on the average, so that they are counted
 _TABLE = 2  # axes
 _LOOKS = 100  # kept apart
 
@@ -66,7 +67,18 @@ def _join(parts: Sequence[tuple[Rows, Float64] | None], limit: int) -> tuple[Row
     if len(known) < len(parts):
         return None
     rows, counts = (np.concatenate(columns) for columns in zip(*known, strict=True))
-    if len(known) > 1 and any_equal(hashes_of(rows)):
+    return _distinct(rows, counts, limit)
+
+
+def _distinct(rows: Rows, counts: Float64, limit: int) -> tuple[Rows, Float64] | None:
+    """Return the distinct ones of some rows, unless they are too many."""
+    head = rows[: limit + limit // 2]  # often tells already
+    if len(head) < len(rows) and are_many(hashes_of(head), limit):
+        return None
+    hashes = hashes_of(rows)
+    if are_many(hashes, limit):
+        return None
+    if any_equal(hashes):
         rows, counts = join_equal(rows, counts)
     return (rows, counts) if len(rows) <= limit else None
 
@@ -93,16 +105,12 @@ class _Look:
             sample = Sample.of(self.limit, block, weights, self.seed, self.floor)
             distinct = None
             if self.most and (not looks or looks[0].distinct is not None):
-                distinct = _join([self._joined(block.values, weights)], self.most)
+                distinct = _distinct(block.values, weights, self.most)
+                if distinct is not None and distinct[0] is block.values:
+                    distinct = block.values.copy(), weights  # the block may not last
             looks.append(Look(ranges, sample, distinct, self.most))
             looks = _fewer(looks)
         return looks
-
-    def _joined(self, rows: Rows, weights: Float64) -> tuple[Rows, Float64]:
-        """Return the distinct rows of a block; copies, as the block may not last."""
-        if any_equal(hashes_of(rows)):
-            return join_equal(rows, weights)
-        return (rows.copy() if len(rows) <= self.most else rows), weights
 
 
 def _fewer(looks: list[Look]) -> list[Look]:
@@ -195,7 +203,8 @@ def look(passes: Passes, table: Table, limit: int, seed: int, n_sampled: int | N
     """Read a table once; return the ranges of its rows, and all of them or a sample.
 
     It has all rows of up to `limit`, else as many, or `n_sampled`. Of integers without weights the
-    distinct rows are counted, as long as there are few.
+    distinct rows are counted, as long as they are few: up to `limit`, and a sixteenth of all. Where
+    rows occur less often, counting them costs more than it spares.
 
     Memory: twice the sample for each worker.
     """
@@ -206,7 +215,8 @@ def look(passes: Passes, table: Table, limit: int, seed: int, n_sampled: int | N
     # Of n rows that weigh the same, those kept have priorities above some n / sampled. Ten standard
     # deviations more would do, and save copies and memory; if not, the pass runs again.
     floor = 0.0 if table.is_weighted else table.n_rows / (n_sampled + 10 * n_sampled**0.5)
-    count = limit if table.dtype.kind in "iu" and not table.is_weighted else 0
+    is_counted = table.dtype.kind in "iu" and not table.is_weighted
+    count = min(limit, table.n_rows // _REPEATS) if is_counted else 0
     work = _Look(n_sampled, seed, floor, count)
     found = _looked(passes, work, partitions)
     if floor >= 1 and len(found.sample.rows) <= min(n_sampled, found.ranges.n_used - 1):

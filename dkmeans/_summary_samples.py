@@ -41,14 +41,13 @@ class Sample:
     ) -> "Sample":
         """Draw from the rows of a block that have a weight, (n,), and a priority above `floor`."""
         numbers = block.numbers()
-        chances = np.empty(len(numbers))
-        kernels.uniform(seed, numbers, chances)
-        with np.errstate(over="ignore"):  # infinite ones are taken by number
-            priorities = weights / chances
-        used = np.flatnonzero(priorities > floor)
-        origin = used[highest(priorities[used], numbers[used], limit + 1)]
+        places, found = np.empty(len(numbers), np.int64), np.empty(len(numbers))
+        n = kernels.draw(seed, numbers, weights, floor, places, found)
+        used, priorities = places[:n], found[:n]
+        chosen = highest(priorities, numbers[used], limit + 1)
+        origin = used[chosen]
         rows = block.values[origin]
-        return cls(limit, rows, numbers[origin], weights[origin], priorities[origin])
+        return cls(limit, rows, numbers[origin], weights[origin], priorities[chosen])
 
     def merge(self, *others: "Sample") -> "Sample":
         """Return the sample of all rows that these were drawn from."""

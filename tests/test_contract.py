@@ -293,8 +293,8 @@ def test_colours_are_read_once(bands):
 @pytest.mark.usefixtures("small_summary")
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
 def test_few_distinct_rows_are_read_once(dtype):
-    values = np.random.default_rng(0).integers(0, 100, (400, 5)).astype(dtype)
-    rows, reads = values[np.random.default_rng(1).integers(0, 400, N)], Reads()
+    values = np.random.default_rng(0).integers(0, 100, (300, 5)).astype(dtype)
+    rows, reads = values[np.random.default_rng(1).integers(0, 300, N)], Reads()
     model = KMeans(K, random_state=0).fit(reads.table(rows, 500))
     assert (model.n_passes_, sorted(reads.starts)) == (1, [*range(0, N, 500)])
     distinct, counts = np.unique(rows, axis=0, return_counts=True)
@@ -304,6 +304,15 @@ def test_few_distinct_rows_are_read_once(dtype):
     np.testing.assert_array_equal(model.labels_, labels)
     assert -model.score(rows) == model.inertia_
     assert model.counts_.tolist() == np.bincount(labels, minlength=K).tolist()
+
+
+@pytest.mark.usefixtures("small_summary")
+def test_rows_that_occur_seldom_are_not_counted():
+    rows = np.random.default_rng(0).integers(0, 99, (N // 15, 5), np.uint8).repeat(15, axis=0)
+    fits = [KMeans(K, random_state=0).fit(Reads().table(rows, step)) for step in (100, 500, N)]
+    assert all(fit.n_passes_ > 1 for fit in fits)
+    for fit in fits:
+        np.testing.assert_array_equal(fit.cluster_centers_, fits[0].cluster_centers_)
 
 
 def test_candidates_of_k_means_parallel_are_many_and_good(monkeypatch):

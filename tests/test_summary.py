@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dkmeans import _summary
+from dkmeans import _summary, _summary_equal
 from dkmeans._summary import ColourCounts, ColourSummary, planes, words
 from dkmeans._tiling import grid
 
@@ -284,3 +284,14 @@ def test_farthest_leaves_out_points_at_distance_zero():
     assert len(found) == 1
     assert found[0][1].weights.tolist() == [2]
     assert found[0][1].sums.tolist() == [[80, 100, 120]]
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 99))
+def test_many_hashes_stay_many_with_more(n, most, seed):
+    hashes = np.random.default_rng(seed).integers(1, 1 << 63, n, np.uint64)
+    found = _summary_equal.are_many(hashes, most)
+    assert not found or n > most  # true with any hashes but those made for it
+    if found:
+        assert _summary_equal.are_many(np.concatenate([hashes, hashes[::-1] // 2 + 1]), most)
+    if n > 2 * most + 2000:
+        assert found

@@ -23,17 +23,33 @@ def _mix(z: Any) -> Any:
     return z ^ (z >> np.uint64(31))
 
 
-@kernel
-def uniform(seed: int, numbers: Int64, out: Float64) -> None:
-    """Write a random number between 0 and 1, both excluded, for each row number.
+@inline
+def _chance(seed: Any, number: Any) -> Any:
+    """Return a random number between 0 and 1, both excluded, for a row number.
 
     A function of `seed` and the number alone: splitmix64 (Steele, Lea and Flood, "Fast splittable
     pseudorandom number generators", OOPSLA 2014), started at the seed, at the place of the number.
-    `numbers` is (n,), `out` OUT (n,).
     """
+    mixed = _mix(np.uint64(seed) + (np.uint64(number) + np.uint64(1)) * _GOLDEN)
+    return (np.float64(mixed >> np.uint64(12)) + 0.5) * 2.0**-52
+
+
+@kernel
+def draw(
+    seed: int, numbers: Int64, weights: Float64, floor: float, places: Int64, priorities: Float64
+) -> int:
+    """Find the rows, (n,), whose weight divided by their chance is above `floor`.
+
+    Return how many there are; `places` and `priorities`, OUT (n,), tell which and how much it is.
+    """
+    n = 0
     for i in range(numbers.size):
-        mixed = _mix(np.uint64(seed) + (np.uint64(numbers[i]) + np.uint64(1)) * _GOLDEN)
-        out[i] = (np.float64(mixed >> np.uint64(12)) + 0.5) * 2.0**-52
+        chance = _chance(seed, numbers[i])
+        if weights[i] > floor * chance:
+            places[n] = i
+            priorities[n] = weights[i] / chance
+            n += 1
+    return n
 
 
 @kernel
@@ -68,19 +84,45 @@ def any_equal(hashes: UInt64, share: int, n_shares: int) -> bool:
 
     `n_shares` is a power of two: what the bits from the second on are divided by.
     """
-    size = 64
-    while size < 2 * hashes.size // n_shares + 64:
-        size *= 2
-    seen = np.zeros(size, np.uint64)
-    mask = np.uint64(size - 1)
+    seen = _room(hashes.size // n_shares)
     for i in range(hashes.size):
         value = hashes[i]
-        if np.int64(value >> np.uint64(1)) & (n_shares - 1) != share:
-            continue
-        place = (value >> np.uint64(20)) & mask
-        while seen[place] != 0:
+        if np.int64(value >> np.uint64(1)) & (n_shares - 1) == share:
+            place = _place(seen, value)
             if seen[place] == value:
                 return True
-            place = (place + np.uint64(1)) & mask
-        seen[place] = value
+            seen[place] = value
     return False
+
+
+@kernel
+def count_distinct(hashes: UInt64, share: int, n_shares: int) -> int:
+    """Return how many different ones there are of the hashes that `any_equal` looks at."""
+    seen = _room(hashes.size // n_shares)
+    n = 0
+    for i in range(hashes.size):
+        value = hashes[i]
+        if np.int64(value >> np.uint64(1)) & (n_shares - 1) == share:
+            place = _place(seen, value)
+            n += seen[place] == 0
+            seen[place] = value
+    return n
+
+
+@inline
+def _room(n: int) -> Any:
+    """Return an empty table for about `n` hashes."""
+    size = 64
+    while size < 2 * n + 64:
+        size *= 2
+    return np.zeros(size, np.uint64)
+
+
+@inline
+def _place(seen: Any, value: Any) -> Any:
+    """Return where a hash is in a table, or where it belongs."""
+    mask = np.uint64(seen.size - 1)
+    place = (value >> np.uint64(20)) & mask
+    while seen[place] != 0 and seen[place] != value:
+        place = (place + np.uint64(1)) & mask
+    return place
