@@ -13,7 +13,7 @@ import stat
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dkmeans._validation import OutputError, SourceError
 
@@ -121,6 +121,21 @@ def writing(place: Place) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = "the disk is full; free some space and run again"
         raise OutputError(f"{os.fspath(place)}: cannot be written ({reason}).") from error
+
+
+@contextmanager
+def reading(place: Place) -> Iterator[None]:
+    """Turn what an object store answers to who reads into one `SourceError`.
+
+    Of files nothing is turned: what goes wrong there depends on who reads them.
+    """
+    if not is_url(place):
+        yield
+        return
+    from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
+
+    with objects.reading(str(place)):
+        yield
 
 
 def sync_folder(folder: Path) -> None:
@@ -247,3 +262,16 @@ def stretches(
         for at, size in places:
             file.seek(at)
             yield file.read(size)
+
+
+def folder(url: str) -> Any:
+    """Return the store of obstore, as zarr takes it, that has the names below a URL.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it is no URL of S3.
+    """
+    from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
+
+    return objects.folder(url)

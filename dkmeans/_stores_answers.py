@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dkmeans._validation import OutputError, SourceError
+from dkmeans._validation import DkmeansError, OutputError, SourceError
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"status(?: code)?:? (\d{3}(?: [A-Z][A-Za-z ]*)?)")
@@ -40,6 +40,8 @@ def explained(exceptions: Any, url: str, kind: type[Exception], done: str) -> It
     """
     try:
         yield
+    except DkmeansError:
+        raise
     except exceptions.AlreadyExistsError as error:
         raise OutputError(f"{url}: exists already.") from error
     except exceptions.PreconditionError as error:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans import _stores
 from dkmeans import _tables_kept as kept
 from dkmeans._tables_blocks import BLOCK_BYTES, RowSource
 from dkmeans._tables_raw import RawChunks, ahead
 from dkmeans._tables_regions import Region
 from dkmeans._validation import SourceError
 
+_URL = "dkmeans_url"  # an attribute of stores
 _REGION_BYTES = 1 << 23  # a good size to read: fills a request, and fits the allocator's cache
 
 # What zarr raises for what it cannot read; its own errors are ValueErrors too, and a library that a
@@ -25,10 +27,11 @@ _ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeErro
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    try:
-        yield
-    except _ERRORS as error:
-        raise SourceError(f"{name}: cannot be read as a Zarr array ({error}).") from error
+    with _stores.reading(name):
+        try:
+            yield
+        except _ERRORS as error:
+            raise SourceError(f"{name}: cannot be read as a Zarr array ({error}).") from error
 
 
 def open_array(path: str) -> Any:
@@ -41,18 +44,32 @@ def open_array(path: str) -> Any:
     """
     import zarr  # noqa: PLC0415 - slow
 
+    store = _at(path)
+    if store is not path:
+        _stores.exists(f"{path.rstrip('/')}/zarr.json")  # tells why nothing can be, if so
     with _reading(path):
-        return zarr.open_array(path, mode="r")
+        return zarr.open_array(store, mode="r")
+
+
+def _at(place: str) -> Any:
+    """Return what zarr opens a place by; a store in S3 remembers its URL."""
+    if not place.startswith("s3://"):
+        return place
+    import zarr.storage  # noqa: PLC0415 - slow
+
+    store = zarr.storage.ObjectStore(_stores.folder(place), read_only=True)
+    setattr(store, _URL, place.rstrip("/"))
+    return store
 
 
 @dataclass(frozen=True, eq=False)
 class ZarrSource(RowSource):
-    """An array in Zarr. Pickles small where it lies in a folder, else as its store does.
+    """An array in Zarr. Pickles small where it lies in a folder or in S3, else as its store does.
 
     Attributes
     ----------
     store
-        The folder, or the Zarr array itself where it lies elsewhere.
+        The folder or URL, or the Zarr array itself where it lies elsewhere.
     path
         Of the array in the folder.
     shape, stored, dtype
@@ -83,6 +100,9 @@ class ZarrSource(RowSource):
             # Workers may have started in another folder.
             store, path = str(Path(array.store.root).absolute()), array.path
             raw = RawChunks.of(array, str(Path(store, path)))
+        elif hasattr(array.store, _URL):
+            # Workers open it with the credentials of their own.
+            store, path = getattr(array.store, _URL), array.path
         in_memory = isinstance(array.store, zarr.storage.MemoryStore)
         return cls(store, path, array.shape, array.dtype, dtype, in_memory, raw, table)
 
@@ -103,7 +123,7 @@ class ZarrSource(RowSource):
         import zarr  # noqa: PLC0415 - slow
 
         with _reading(self.name):
-            return zarr.open_array(self.store, path=self.path, mode="r")
+            return zarr.open_array(_at(self.store), path=self.path, mode="r")
 
     def described(self) -> str:
         """Return the metadata, but for attributes, as a text."""

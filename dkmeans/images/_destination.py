@@ -204,10 +204,12 @@ def refuse_overwriting(outputs: Sequence[Path], found: Sequence[Found]) -> None:
             raise OutputError(f"{path}: is also a source; choose another place.")
 
 
-def refuse_among(path: Path, sources: Sequence[Path]) -> None:
+def refuse_among(path: Path, sources: Sequence[Path | str]) -> None:
     """Raise `OutputError` if an output is one of the sources or lies in a source folder."""
     real = path.resolve()
     for source in sources:
+        if isinstance(source, str):  # a URL
+            continue
         place = source.resolve()
         if real == place:
             raise OutputError(f"{path}: is also a source; choose another name.")

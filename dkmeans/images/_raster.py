@@ -25,9 +25,12 @@ import rasterio.windows
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from rasterio.enums import MaskFlags
 
+from dkmeans import _stores
+from dkmeans._stores import State
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import MAX_RESIDENT, SourceError
 from dkmeans.images import _strip, _tiles
+from dkmeans.images._remote import Remote, named
 from dkmeans.images._strip import StripTiff
 from dkmeans.images._tiles import TiledTiff
 
@@ -40,6 +43,7 @@ _SWAPPED = 5  # EXIF orientations from here on swap rows and columns
 _MAX_EXPANSION = 1100  # deflate and Huffman codes yield at most some 1030 bytes for each one stored
 _PILLOW = 7  # bytes a pixel of Pillow's picture and the array made from it
 _COEFFICIENTS = 6  # bytes a pixel that libjpeg holds for a progressive JPEG
+_HEADER = 1 << 16  # bytes of an object asked for at a time, for headers
 _BAND = 4 << 20  # bytes decoded at a time from a source that is read in order
 _ENV = {
     "GDAL_CACHEMAX": 64,  # MB; the default is 5 % of the machine's memory
@@ -61,7 +65,7 @@ class RasterSource:
     Attributes
     ----------
     path, driver
-        The file and the GDAL driver that reads it.
+        The file, or the URL of an object, and the GDAL driver that reads it.
     shape
         (height, width, bands) as seen: after the EXIF orientation is applied.
     block
@@ -73,7 +77,7 @@ class RasterSource:
     orientation
         The EXIF orientation, 1 to 8.
     stored
-        The size of the file in bytes and its time of change in ns, when it was probed.
+        Its `_stores.state` when it was probed.
     """
 
     path: str
@@ -83,7 +87,7 @@ class RasterSource:
     in_order: bool
     whole: bool
     orientation: int
-    stored: tuple[int, int]
+    stored: State
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -96,7 +100,7 @@ class RasterSource:
         return reading_block(self.shape[1], self.block, self.shape[2])
 
     def fingerprint(self) -> str:
-        """Return the size and time of change of the file, as probed."""
+        """Return the state of the file, as probed."""
         return f"{self.stored[0]}-{self.stored[1]}"
 
     def read(self, windows: Sequence[Window]) -> Generator[UInt8, None, None]:
@@ -108,31 +112,45 @@ class RasterSource:
             If the file is gone, has changed since it was probed, or cannot be decoded.
         """
         with _reading(self.path):
-            _tiles.refuse_changed(self.path, self.stored)
+            _stores.refuse_changed(self.path, self.stored)
             if self.whole:
                 image = self._decode()
                 for window in windows:
                     yield image[window.rows, window.columns]
             else:
-                with _open(self.path, self.driver) as dataset:
+                with _open(self.path, self.driver, self.stored) as dataset:
                     for window in windows:
-                        yield _read(dataset, window)
+                        yield dataset.read(window)
 
     def _decode(self) -> UInt8:
         """Return all pixels, turned as they are to be seen."""
         if self.driver == "JPEG":
-            with JpegImagePlugin.JpegImageFile(self.path) as picture:
+            with (
+                named(self.path, self.stored) as file,
+                JpegImagePlugin.JpegImageFile(file) as picture,
+            ):
                 image = np.asarray(picture)
             image = image.reshape(*image.shape[:2], -1)
         else:
-            with _open(self.path, self.driver) as dataset:
-                image = _read(dataset, None)
+            with _open(self.path, self.driver, self.stored) as dataset:
+                image = dataset.read()
         return _turn(image, self.orientation)
 
 
-def _read(dataset: Any, window: Window | None) -> UInt8:
-    area = window and rasterio.windows.Window(window.x, window.y, window.width, window.height)
-    return np.moveaxis(dataset.read(window=area), 0, -1)
+@dataclass(frozen=True)
+class _Dataset:
+    """What rasterio has opened, and how it is read if it is an object."""
+
+    opened: Any
+    remote: Remote | None
+
+    def read(self, window: Window | None = None) -> UInt8:
+        """Return the pixels of a window, or all of them."""
+        area = window and rasterio.windows.Window(window.x, window.y, window.width, window.height)
+        pixels = self.opened.read(window=area)
+        if self.remote is not None:
+            self.remote.raise_trouble()
+        return np.moveaxis(pixels, 0, -1)
 
 
 def _turn(image: UInt8, orientation: int) -> UInt8:
@@ -145,13 +163,19 @@ def _turn(image: UInt8, orientation: int) -> UInt8:
 
 
 @contextmanager
-def _open(path: str, driver: str) -> Iterator[Any]:
-    with rasterio.Env(**_ENV):
-        with _opening, warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            dataset = rasterio.open(path, driver=driver)
-        with dataset:
-            yield dataset
+def _open(path: str, driver: str, stored: State) -> Iterator[_Dataset]:
+    remote = Remote(path, stored) if _stores.is_url(path) else None
+    try:
+        with rasterio.Env(**_ENV):
+            with _opening, warnings.catch_warnings():
+                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                dataset = rasterio.open(path, driver=driver, opener=remote)
+            with dataset:
+                yield _Dataset(dataset, remote)
+    except rasterio.errors.RasterioError:
+        if remote is not None:
+            remote.raise_trouble()
+        raise
 
 
 @contextmanager
@@ -170,13 +194,15 @@ def _reading(path: str) -> Iterator[None]:
         ) from error
 
 
-def probe(path: str | Path) -> RasterSource | StripTiff | TiledTiff:
+def probe(path: str | Path, stored: State | None = None) -> RasterSource | StripTiff | TiledTiff:
     """Read the header of an image file and find out how its pixels can be read.
 
     Parameters
     ----------
     path
-        A JPEG, PNG, WebP or TIFF file, 8-bit grey or RGB.
+        A JPEG, PNG, WebP or TIFF file, or the URL of one in S3, 8-bit grey or RGB.
+    stored
+        Its `_stores.state`, where that is known.
 
     Raises
     ------
@@ -186,10 +212,10 @@ def probe(path: str | Path) -> RasterSource | StripTiff | TiledTiff:
     """
     path = str(path)
     with _reading(path):
-        stored = _tiles.state(path)
+        stored = _stores.state(path) if stored is None else stored
         if stored[0] == 0:
             raise SourceError(f"{path}: the file is empty.")
-        with Path(path).open("rb") as file:
+        with _stores.opened(path, stored, _HEADER) as file:
             magic = file.read(16)
         if magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return _probe_tiff(path, stored)
@@ -206,12 +232,10 @@ _PLUGINS: tuple[tuple[str, Any, Any], ...] = (
 )
 
 
-def _probe_pillow(
-    path: str, driver: str, plugin: type[Any], stored: tuple[int, int]
-) -> RasterSource:
+def _probe_pillow(path: str, driver: str, plugin: type[Any], stored: State) -> RasterSource:
     """Probe with Pillow's reader of one format: `Image.open` would refuse large pictures."""
     try:
-        with plugin(path) as image:
+        with named(path, stored, _HEADER) as file, plugin(file) as image:
             width, height = image.size
             mode, info = image.mode, image.info
             if driver == "PNG" and mode in _MODES:
@@ -265,8 +289,9 @@ def _probe_pillow(
     )
 
 
-def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource | StripTiff | TiledTiff:
-    with _open(path, "GTiff") as dataset:
+def _probe_tiff(path: str, stored: State) -> RasterSource | StripTiff | TiledTiff:
+    with _open(path, "GTiff", stored) as found:
+        dataset = found.opened
         bands, dtype = dataset.count, dataset.dtypes[0]
         shape = (dataset.height, dataset.width, bands)
         block = dataset.block_shapes[0]
@@ -287,12 +312,16 @@ def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource | StripTiff 
     for what, present in extras.items():
         if present:
             raise SourceError(_unsupported(path, what))
-    _check_size(path, shape, stored[0] if _tiles.takes_room(path) else None)
-    for what in _tiles.peculiarities(path):
-        raise SourceError(_unsupported(path, what))
+    with _tiles.first_page(path, stored) as page:
+        _check_size(path, shape, stored[0] if _tiles.takes_room(path, page) else None)
+        for what in _tiles.peculiarities(page):
+            raise SourceError(_unsupported(path, what))
+        is_one_strip = _tiles.is_one_strip(page)
+        tiled = _tiles.probe(path, shape, stored, page)
+        strip = _strip.probe(path, shape, stored, page)
     # One compressed strip: rows are decoded from first to last, and from 2000 rows on GDAL tells
     # that each is a block.
-    in_order = compressed and _tiles.is_one_strip(path) and math.prod(shape) > _BAND
+    in_order = compressed and is_one_strip and math.prod(shape) > _BAND
     held = math.prod(block) * bands
     if held > MAX_RESIDENT:
         raise SourceError(
@@ -300,9 +329,9 @@ def _probe_tiff(path: str, stored: tuple[int, int]) -> RasterSource | StripTiff 
             f"memory ({held >> 20} MiB, allowed are {MAX_RESIDENT >> 20}); convert it to a TIFF "
             "of smaller tiles."
         )
-    if in_order and (strip := _strip.probe(path, shape, stored)):
+    if in_order and strip is not None:
         return strip
-    return _tiles.probe(path, shape, stored) or RasterSource(
+    return tiled or RasterSource(
         path,
         "GTiff",
         shape,

@@ -4,12 +4,17 @@ import glob
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
+from dkmeans import _stores
 from dkmeans._passes import BlockSource
 from dkmeans._validation import InvalidArgumentError, SourceError
-from dkmeans.images import _raster, _store
+from dkmeans.images import _objects, _raster, _store
+
+_REQUESTS = 16  # headers of objects read at a time
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -83,8 +88,8 @@ def report(
     return tuple(reports)
 
 
-def as_list(sources: Paths) -> list[Path]:
-    """Return the sources as paths.
+def as_list(sources: Paths) -> list[Path | str]:
+    """Return the sources as paths, those in S3 as URLs.
 
     Raises
     ------
@@ -99,29 +104,38 @@ def as_list(sources: Paths) -> list[Path]:
     for path in paths:
         if not isinstance(path, str | os.PathLike) or "\0" in str(path):
             raise InvalidArgumentError(f"sources holds {path!r}; each must be a path.")
+        if _stores.is_url(path):
+            continue
         try:
             Path(path).is_dir()
         except OSError as error:
             raise SourceError(f"{path}: cannot be read ({error.strerror}).") from error
-    return [Path(path) for path in paths]
+    return [str(path) if _stores.is_url(path) else Path(path) for path in paths]
 
 
 def find(sources: Paths) -> list[Found]:
     """Expand sources to images and probe each, in the order given; folders in sorted order.
 
-    A folder is searched to any depth for the suffixes of `_raster.SUFFIXES` and for Zarr. What
+    A folder is searched to any depth for the suffixes of `_raster.SUFFIXES` and for Zarr, also in
+    S3. What
     cannot be read is listed with the reason; what has another suffix is passed over.
     """
     found: list[Found] = []
     for path in as_list(sources):
-        found.extend(_expand(path))
+        found.extend(_expand_url(path) if isinstance(path, str) else _expand(path))
     return found
 
 
 def is_single(sources: Paths) -> bool:
     """Return whether the sources are one file or array, not a folder, glob or several."""
-    paths = as_list(sources)
-    return len(paths) == 1 and not _is_collection(paths[0])
+    first, *others = as_list(sources)
+    if others:
+        return False
+    if isinstance(first, Path):
+        return not _is_collection(first)
+    with suppress(SourceError):  # it is told when the sources are probed
+        return not _objects.is_collection(first)
+    return True
 
 
 def _is_collection(path: Path) -> bool:
@@ -148,6 +162,26 @@ def _expand(path: Path) -> Iterator[Found]:
     else:
         known = path.name not in ("", "..")  # "" is the current folder
         yield from _probe(path, path.name if known else path.resolve().name)
+
+
+def _expand_url(url: str) -> list[Found]:
+    try:
+        members = list(_objects.expand(url, _raster.SUFFIXES))
+    except SourceError as error:
+        return [Found(url, PurePosixPath(url).name, None, str(error), 0)]
+    with ThreadPoolExecutor(_REQUESTS) as threads:  # each waits for the network
+        return [found for probed in threads.map(_probe_member, members) for found in probed]
+
+
+def _probe_member(member: _objects.Member) -> list[Found]:
+    nbytes = 0 if member.state is None else member.state[0]
+    try:
+        if member.state is None:
+            return list(_probe_zarr(member.url, member.name))
+        source = _raster.probe(member.url, member.state)
+    except SourceError as error:
+        return [Found(member.url, member.name, None, str(error), nbytes)]
+    return [Found(member.url, member.name, source, None, nbytes)]
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -180,9 +214,11 @@ def _probe(path: Path, name: str) -> Iterator[Found]:
         yield _failed(path, name, f"cannot be read ({error.strerror}).")
 
 
-def _probe_zarr(path: Path, name: str) -> Iterator[Found]:
+def _probe_zarr(path: Path | str, name: str) -> Iterator[Found]:
     for inner, source in _store.probe(path):
-        place = path / inner if inner else path
+        place = path
+        if inner:
+            place = f"{path}/{inner}" if isinstance(path, str) else path / inner
         if inner and not _is_inside(inner):
             yield _failed(place, inner, "its name is that of no file inside an output folder.")
         else:
@@ -199,7 +235,7 @@ def _is_inside(name: str) -> bool:
     return bool(path.name) and not path.is_absolute() and not {"..", "\0"} & {*path.parts, *name}
 
 
-def _failed(path: Path, name: str, reason: str) -> Found:
+def _failed(path: Path | str, name: str, reason: str) -> Found:
     return Found(str(path), name, None, f"{path}: {reason}", 0)
 
 

@@ -9,15 +9,17 @@ the images; it is written last, and a store without it is not complete.
 import itertools
 import math
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans import _stores
 from dkmeans._palette import Palette
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import MAX_RESIDENT, SourceError
@@ -39,6 +41,7 @@ def _zarr() -> Any:
     """Return the module zarr, which takes as long to import as all the rest together."""
     import zarr  # noqa: PLC0415 - slow
     import zarr.codecs  # noqa: PLC0415 - slow
+    import zarr.storage  # noqa: PLC0415 - slow
 
     return zarr
 
@@ -50,7 +53,7 @@ class ZarrSource:
     Attributes
     ----------
     store, array
-        The folder and the path of the array in it ("" where the folder is the array).
+        The folder or its URL, and the path of the array in it ("" where the folder is the array).
     shape
         (height, width, bands).
     block
@@ -78,11 +81,10 @@ class ZarrSource:
         return reading_block(self.shape[1], self.block, self.shape[2])
 
     def fingerprint(self) -> str:
-        """Return the time of change of the array's metadata, in ns."""
-        folder = Path(self.store, self.array)
-        return "-".join(
-            str((folder / m).stat().st_mtime_ns) for m in _MARKERS if (folder / m).exists()
-        )
+        """Return what changes with the array's metadata: the time in ns, of an object the ETag."""
+        folder = f"{self.store}/{self.array}".rstrip("/")
+        places = [f"{folder}/{marker}" for marker in _MARKERS]
+        return "-".join(str(_stores.state(place)[1]) for place in places if _stores.exists(place))
 
     def read(self, windows: Sequence[Window]) -> Generator[UInt8, None, None]:
         """Yield the block of each window, (height, width, bands), opening the array once.
@@ -93,7 +95,7 @@ class ZarrSource:
             If the array is gone or a chunk cannot be decoded.
         """
         with _reading(self.store):
-            array = _zarr().open_array(self.store, path=self.array, mode="r")
+            array = _zarr().open_array(_at(self.store), path=self.array, mode="r")
             for window in windows:
                 yield self._read(array, window)
 
@@ -109,10 +111,23 @@ class ZarrSource:
 
 @contextmanager
 def _reading(path: str) -> Iterator[None]:
-    try:
-        yield
-    except _ERRORS as error:
-        raise SourceError(f"{path}: cannot be read as Zarr ({error}).") from error
+    with _stores.reading(path):
+        try:
+            yield
+        except _ERRORS as error:
+            raise SourceError(f"{path}: cannot be read as Zarr ({error}).") from error
+
+
+def _at(place: str) -> Any:
+    """Return what zarr opens a place by: the name of a folder, or the store of its URL."""
+    if not _stores.is_url(place):
+        return place
+    return _zarr().storage.ObjectStore(_stores.folder(place), read_only=True)
+
+
+def is_marked(names: Container[str]) -> bool:
+    """Return whether a folder that holds these names is a Zarr array or group."""
+    return any(marker in names for marker in _MARKERS)
 
 
 def is_zarr(path: Path) -> bool:
@@ -131,7 +146,7 @@ def probe(path: str | Path) -> list[tuple[str, ZarrSource]]:
     """
     path = str(path)
     with _reading(path):
-        node = _zarr().open(path, mode="r")
+        node = _zarr().open(_at(path), mode="r")
     if isinstance(node, _zarr().Array):
         return [("", _probe_array(path, node))]
     listing = dict(node.attrs).get("dkmeans")
@@ -171,8 +186,9 @@ def _probe_group(path: str, group: Any, listing: Any) -> Iterator[tuple[str, Zar
     try:
         if (listing["format"], listing["version"]) != (_FORMAT, _VERSION):
             raise SourceError(f"{path}: written by another version of dkmeans; ingest again.")
+        opened = cache(group.__getitem__)  # packed images share an array
         for image in map(Image.from_json, listing["images"]):
-            array = group[image.array]
+            array = opened(image.array)
             chunks = array.chunks
             if image.offset is None:
                 block = chunks[:2]

@@ -6,13 +6,14 @@ out as pixels.
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
+from dkmeans import _stores
+from dkmeans._stores import State
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import SourceError
 from dkmeans.images import _tiles
@@ -29,7 +30,7 @@ class StripTiff:
     Attributes
     ----------
     path
-        The file.
+        The file, or the URL of an object.
     shape
         (height, width, bands).
     predictor
@@ -37,14 +38,14 @@ class StripTiff:
     place
         Where the stream lies: its first byte, and its length.
     stored
-        The size of the file in bytes and its time of change in ns, when it was probed.
+        Its `_stores.state` when it was probed.
     """
 
     path: str
     shape: tuple[int, int, int]
     predictor: bool
     place: tuple[int, int]
-    stored: tuple[int, int]
+    stored: State
 
     driver = "GTiff"
     in_order = True
@@ -65,7 +66,7 @@ class StripTiff:
         return reading_block(self.shape[1], self.block, self.shape[2])
 
     def fingerprint(self) -> str:
-        """Return the size and time of change of the file, as probed."""
+        """Return the state of the file, as probed."""
         return f"{self.stored[0]}-{self.stored[1]}"
 
     def read(self, windows: Sequence[Window]) -> Generator[UInt8, None, None]:
@@ -81,8 +82,8 @@ class StripTiff:
         """
         height, width, bands = self.shape
         try:
-            _tiles.refuse_changed(self.path, self.stored)
-            with Path(self.path).open("rb", buffering=0) as file:
+            _stores.refuse_changed(self.path, self.stored)
+            with _stores.opened(self.path, self.stored) as file:
                 stream = _Stream(file, *self.place)
                 bottom = 0
                 for window in windows:
@@ -139,10 +140,10 @@ class _Stream:
         return decoded
 
 
-def probe(path: str, shape: tuple[int, int, int], stored: tuple[int, int]) -> StripTiff | None:
+def probe(path: str, shape: tuple[int, int, int], stored: State, page: Any) -> StripTiff | None:
     """Return the source if `path` is such a TIFF, else None.
 
     The caller knows that it is an 8-bit TIFF of this shape.
     """
-    strip = _tiles.one_strip(path, shape)
+    strip = _tiles.one_strip(page, shape)
     return None if strip is None else StripTiff(path, shape, *strip, stored)

@@ -7,16 +7,17 @@ as long again: it splits the bands apart and copies them through its cache.
 import logging
 import math
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from dkmeans import _stores
+from dkmeans._stores import State
 from dkmeans._tiling import Window, covering
 from dkmeans._validation import SourceError
 
@@ -25,6 +26,7 @@ UInt8 = npt.NDArray[np.uint8]
 _RAW, _DEFLATE = 1, (8, 32946)  # compression tags
 _PREDICTORS = (1, 2)  # none, horizontal differences
 _GREY_AND_RGB = (1, 2)  # photometric interpretations
+_HEADER = 1 << 16  # bytes of an object asked for at a time, for directories
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong is raised here
 
@@ -36,7 +38,7 @@ class TiledTiff:
     Attributes
     ----------
     path
-        The file.
+        The file, or the URL of an object.
     shape
         (height, width, bands).
     block
@@ -44,14 +46,14 @@ class TiledTiff:
     predictor
         Whether a tile holds differences of neighbours.
     stored
-        The size of the file in bytes and its time of change in ns, when it was probed.
+        Its `_stores.state` when it was probed.
     """
 
     path: str
     shape: tuple[int, int, int]
     block: tuple[int, int]
     predictor: bool
-    stored: tuple[int, int]
+    stored: State
 
     driver = "GTiff"
     in_order = False
@@ -67,7 +69,7 @@ class TiledTiff:
         return self.block
 
     def fingerprint(self) -> str:
-        """Return the size and time of change of the file, as probed."""
+        """Return the state of the file, as probed."""
         return f"{self.stored[0]}-{self.stored[1]}"
 
     def read(self, windows: Sequence[Window]) -> Generator[UInt8, None, None]:
@@ -81,26 +83,42 @@ class TiledTiff:
             If the file is gone, has changed since it was probed, or cannot be decoded.
         """
         try:
-            refuse_changed(self.path, self.stored)
-            with _first_page(self.path) as page:
+            _stores.refuse_changed(self.path, self.stored)
+            with first_page(self.path, self.stored) as page:
                 tiles = list(zip(page.dataoffsets, page.databytecounts, strict=False))
             # One place for all tiles: new memory for each costs more than the counting.
             pixels = np.empty((*self.block, self.shape[2]), np.uint8)
-            with Path(self.path).open("rb", buffering=0) as file:
-                for window in windows:
-                    yield self._read(file, tiles, window, pixels)
+            wanted = [[*self._tiles(window, tiles)] for window in windows]
+            places = [(at, n) for window in wanted for _, _, at, n in window if self._has(at, n)]
+            with closing(_stores.stretches(self.path, self.stored, places)) as stretches:
+                for window, parts in zip(windows, wanted, strict=True):
+                    yield self._read(stretches, parts, window, pixels)
         except OSError as error:
             raise SourceError(f"{self.path}: cannot be read ({error}).") from error
 
-    def _read(
-        self, file: BinaryIO, tiles: list[tuple[int, int]], window: Window, pixels: UInt8
-    ) -> UInt8:
+    def _tiles(
+        self, window: Window, tiles: list[tuple[int, int]]
+    ) -> Iterator[tuple[Window, int, int, int]]:
+        """Yield the tiles that cover a window: each with its number, first byte and length."""
         across = -(-self.shape[1] // self.block[1])
-        parts = list(covering(window, self.block))
-        block = np.empty((window.height, window.width, self.shape[2]), np.uint8)
-        for tile in parts:
+        for tile in covering(window, self.block):
             index = tile.y // self.block[0] * across + tile.x // self.block[1]
-            self._decode(file, *tiles[index], pixels, where=f"tile {index}")
+            yield tile, index, *tiles[index]
+
+    def _has(self, offset: int, size: int) -> bool:
+        """Return whether a tile is one that the file can have; others are not asked for."""
+        return size != 0 and offset + size <= self.stored[0]
+
+    def _read(
+        self,
+        stretches: Iterator[bytes],
+        parts: list[tuple[Window, int, int, int]],
+        window: Window,
+        pixels: UInt8,
+    ) -> UInt8:
+        block = np.empty((window.height, window.width, self.shape[2]), np.uint8)
+        for tile, index, offset, size in parts:
+            self._decode(stretches, offset, size, pixels, where=f"tile {index}")
             if len(parts) == 1:
                 y, x = window.y - tile.y, window.x - tile.x
                 return pixels[y : y + window.height, x : x + window.width]
@@ -108,14 +126,15 @@ class TiledTiff:
             block[common.within(window)] = pixels[common.within(tile)]
         return block
 
-    def _decode(self, file: BinaryIO, offset: int, size: int, pixels: UInt8, *, where: str) -> None:
+    def _decode(
+        self, stretches: Iterator[bytes], offset: int, size: int, pixels: UInt8, *, where: str
+    ) -> None:
         if size == 0:  # a sparse file: the tile was never written
             pixels[:] = 0
             return
-        if offset + size > self.stored[0]:
+        if not self._has(offset, size):
             raise SourceError(f"{self.path}: {where} lies beyond the end; the file is truncated.")
-        file.seek(offset)
-        data = file.read(size)
+        data = next(stretches)
         try:
             decoded = imagecodecs.deflate_decode(data, out=pixels.reshape(-1).data)
         except RuntimeError as error:
@@ -128,45 +147,41 @@ class TiledTiff:
             np.add.accumulate(pixels, axis=1, dtype=np.uint8, out=pixels)
 
 
-def state(path: str) -> tuple[int, int]:
-    """Return the size of a file in bytes and its time of change in ns."""
-    status = Path(path).stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def refuse_changed(path: str, stored: tuple[int, int]) -> None:
-    """Raise `SourceError` if the `state` of a file is no longer what it was when probed."""
-    if state(path) != stored:
-        raise SourceError(f"{path}: changed while it was being read; run again.")
-
-
 @contextmanager
-def _first_page(path: str) -> Iterator[Any]:
+def first_page(path: str, stored: State) -> Iterator[Any]:
+    """Open a TIFF in the given `_stores.state` and yield its first directory, as tifffile has it.
+
+    Raises
+    ------
+    SourceError
+        If it is none, cannot be read, or is not as it was.
+    """
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with (
+            _stores.opened(path, stored, _HEADER) as file,
+            tifffile.TiffFile(file, name=path) as tiff,
+        ):
             yield tiff.pages.first
     except tifffile.TiffFileError as error:
         raise SourceError(f"{path}: not a TIFF, or its header is damaged ({error}).") from error
 
 
-def peculiarities(path: str) -> list[str]:
+def peculiarities(page: Any) -> list[str]:
     """Return what GDAL does not tell of a TIFF, and would show wrong."""
-    with _first_page(path) as page:
-        orientation = page.tags.get("Orientation")
-        found = {
-            "a TIFF orientation": orientation is not None and orientation.value != 1,
-            "grey with white as zero": page.photometric == 0,
-        }
+    orientation = page.tags.get("Orientation")
+    found = {
+        "a TIFF orientation": orientation is not None and orientation.value != 1,
+        "grey with white as zero": page.photometric == 0,
+    }
     return [what for what, present in found.items() if present]
 
 
-def is_one_strip(path: str) -> bool:
+def is_one_strip(page: Any) -> bool:
     """Return whether all rows are in one strip, or in one for each band."""
-    with _first_page(path) as page:
-        return not page.is_tiled and page.rowsperstrip >= page.imagelength
+    return not page.is_tiled and page.rowsperstrip >= page.imagelength
 
 
-def takes_room(path: str) -> bool:
+def takes_room(path: str, page: Any) -> bool:
     """Return whether all pixels take room in the file, one byte for 1032 at the most.
 
     Raises
@@ -174,40 +189,36 @@ def takes_room(path: str) -> bool:
     SourceError
         If the directory does not list all tiles or strips.
     """
-    with _first_page(path) as page:
-        n_blocks = math.prod(page.chunked)
-        n_listed = min(len(page.dataoffsets), len(page.databytecounts))
-        if n_listed < n_blocks:
-            raise SourceError(
-                f"{path}: the header claims {page.imagewidth} x {page.imagelength} pixels in "
-                f"{n_blocks} tiles or strips, but lists {n_listed}; it is truncated or forged."
-            )
-        is_sparse = 0 in page.databytecounts
-        return page.compression in (_RAW, *_DEFLATE) and not is_sparse
+    n_blocks = math.prod(page.chunked)
+    n_listed = min(len(page.dataoffsets), len(page.databytecounts))
+    if n_listed < n_blocks:
+        raise SourceError(
+            f"{path}: the header claims {page.imagewidth} x {page.imagelength} pixels in "
+            f"{n_blocks} tiles or strips, but lists {n_listed}; it is truncated or forged."
+        )
+    is_sparse = 0 in page.databytecounts
+    return page.compression in (_RAW, *_DEFLATE) and not is_sparse
 
 
-def probe(path: str, shape: tuple[int, int, int], when: tuple[int, int]) -> TiledTiff | None:
+def probe(path: str, shape: tuple[int, int, int], stored: State, page: Any) -> TiledTiff | None:
     """Return the source if `path` is such a TIFF, else None.
 
-    The caller knows that it is an 8-bit TIFF of this shape; `when` is its `state`.
+    The caller knows that it is an 8-bit TIFF of this shape; `stored` is its `_stores.state`.
     """
-    with _first_page(path) as page:
-        if not page.is_tiled or not _is_plain_deflate(page, shape):
-            return None
-        predictor = page.predictor != 1
-        return TiledTiff(path, shape, (page.tilelength, page.tilewidth), predictor, when)
+    if not page.is_tiled or not _is_plain_deflate(page, shape):
+        return None
+    return TiledTiff(path, shape, (page.tilelength, page.tilewidth), page.predictor != 1, stored)
 
 
-def one_strip(path: str, shape: tuple[int, int, int]) -> tuple[bool, tuple[int, int]] | None:
+def one_strip(page: Any, shape: tuple[int, int, int]) -> tuple[bool, tuple[int, int]] | None:
     """Return what a TIFF in one deflate strip holds, None for any other.
 
     That is whether rows are differences, and the first byte and the length of the strip. The
     caller knows that it is an 8-bit TIFF of this shape.
     """
-    with _first_page(path) as page:
-        if page.is_tiled or len(page.dataoffsets) != 1 or not _is_plain_deflate(page, shape):
-            return None
-        return page.predictor != 1, (page.dataoffsets[0], page.databytecounts[0])
+    if page.is_tiled or len(page.dataoffsets) != 1 or not _is_plain_deflate(page, shape):
+        return None
+    return page.predictor != 1, (page.dataoffsets[0], page.databytecounts[0])
 
 
 def _is_plain_deflate(page: Any, shape: tuple[int, int, int]) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 _BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 _CHUNK = 1 << 16
+_WHOLE = (200, 206)
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Trouble:
     Attributes
     ----------
     kind
-        "503", "delay", "cut" (no answer) or "half" (half of the body of an answer).
+        "503", "delay", "cut" (no answer) or "half" (half of what was asked for).
     times
         How many requests, the next ones that fit.
     methods
@@ -139,6 +140,7 @@ def _answer(
     if any(line.lower().startswith(b"transfer-encoding: chunked") for line in head):
         return _copy_chunked(answered, client)
     length = _length(head)
+    half = half and status in _WHOLE  # that something is not there must be told whole
     _copy(answered, client, length // 2 if half else length)
     return length
 

@@ -1,0 +1,126 @@
+"""What lies in S3 under the URL that a user named: objects, folders of them, patterns."""
+
+import fnmatch
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dkmeans import _stores_objects as objects
+from dkmeans._stores_objects import Listing, State
+from dkmeans._validation import SourceError
+from dkmeans.images import _store
+
+
+@dataclass(frozen=True)
+class Member:
+    """One object, or Zarr array or store, of what a user named.
+
+    Attributes
+    ----------
+    url, name
+        Where it lies; its path relative to the folder that was named.
+    state
+        Of the object; None for Zarr.
+    """
+
+    url: str
+    name: str
+    state: State | None
+
+
+def is_collection(url: str) -> bool:
+    """Return whether a URL names a folder or a pattern.
+
+    Raises
+    ------
+    SourceError
+        If nothing is there, or that cannot be told.
+    """
+    url = url.rstrip("/")
+    return _pattern(url) or (_object(url) is None and not _store.is_marked(_listed(url).objects))
+
+
+def expand(url: str, suffixes: tuple[str, ...]) -> Iterator[Member]:
+    """Yield what a URL names, in the order of names; of folders what has one of the suffixes.
+
+    Raises
+    ------
+    SourceError
+        If nothing is there, or that cannot be told.
+    """
+    url = url.rstrip("/")
+    name = url.rpartition("/")[2]
+    if _pattern(url):
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        found = sorted({*_matches(f"s3://{bucket}", key.split("/"))})
+        if not found:
+            raise SourceError(f"{url}: nothing matches this pattern.")
+        for match in found:
+            yield from expand(match, suffixes)
+    elif (state := _object(url)) is not None:
+        yield Member(url, name, state)
+    elif _store.is_marked((listing := _listed(url)).objects):
+        yield Member(url, name, None)
+    else:
+        members = [*_walk(url, "", suffixes, listing)]
+        if not members:
+            raise SourceError(f"{url}: no images in this folder ({' '.join(suffixes)}).")
+        yield from members
+
+
+def _pattern(url: str) -> bool:
+    return glob.has_magic(url) and _object(url) is None
+
+
+def _object(url: str) -> State | None:
+    return objects.find(url) if objects.place(url)[1] else None
+
+
+def _listed(url: str) -> Listing:
+    listing = objects.listing(url)
+    if not listing.folders and not listing.objects:
+        raise SourceError(f"{url}: no such object, and no folder of objects.")
+    return listing
+
+
+def _walk(url: str, path: str, suffixes: tuple[str, ...], listing: Listing) -> Iterator[Member]:
+    """Yield the images and stores below a URL: first those directly below it, all sorted.
+
+    `path` is what was gone down already, `listing` what is there.
+    """
+    folders = {name: objects.listing(f"{url}/{name}") for name in listing.folders if name[0] != "."}
+    stores = {name for name, inner in folders.items() if _store.is_marked(inner.objects)}
+    for name in sorted([*stores, *listing.objects]):
+        if name in stores:
+            yield Member(f"{url}/{name}", path + name, None)
+        elif name.lower().endswith(suffixes) and not name.startswith("."):
+            yield Member(f"{url}/{name}", path + name, listing.objects[name])
+    for name, inner in folders.items():
+        if name not in stores:
+            yield from _walk(f"{url}/{name}", f"{path}{name}/", suffixes, inner)
+
+
+def _matches(url: str, parts: list[str]) -> Iterator[str]:
+    """Yield the URLs that match a pattern below a URL, as `glob.glob` does with paths."""
+    part, *rest = parts
+    if not glob.has_magic(part):
+        place = f"{url}/{part}"
+        if rest:
+            yield from _matches(place, rest)
+        elif _object(place) is not None or any(vars(objects.listing(place)).values()):
+            yield place
+        return
+    listing = objects.listing(url)
+    folders = [name for name in listing.folders if not name.startswith(".")]
+    names = [name for name in listing.objects if not name.startswith(".")]
+    if part == "**":
+        yield from _matches(url, rest or ["*"])
+        for folder in folders:
+            yield from _matches(f"{url}/{folder}", parts)
+        return
+    for name in folders if rest else {*folders, *names}:
+        if fnmatch.fnmatchcase(name, part):
+            if rest:
+                yield from _matches(f"{url}/{name}", rest)
+            else:
+                yield f"{url}/{name}"
