@@ -84,7 +84,7 @@ def test_workers_open_urls_by_themselves(pictures, s3, tmp_path, client):
     # They are older than the server's address.
     names = ("AWS_", "DKMEANS_")
     settings = {name: value for name, value in os.environ.items() if name.startswith(names)}
-    client.run(os.environ.update, settings)
+    client.run(lambda: __import__("os").environ.update(settings))
     local = dkmeans.quantize(pictures / "inner", tmp_path / "here.zarr", n_colors=8)
     remote = dkmeans.quantize(s3, tmp_path / "there.zarr", n_colors=8)
     assert remote.palette == local.palette
