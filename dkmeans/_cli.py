@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from dkmeans._cli_errors import SOME_FAILED, Commands
-from dkmeans._cli_jobs import job_options, run
+from dkmeans._cli_jobs import job_options, resume_option, run
 from dkmeans._report_words import printable
 from dkmeans._validation import DkmeansError
 
@@ -64,6 +64,7 @@ def cli() -> None:
     metavar="FOLDER",
     help="Where to keep decoded pixels between the passes; beside OUTPUT by default.",
 )
+@resume_option
 @job_options
 @click.pass_context
 def quantize(ctx: click.Context, /, sources: tuple[str, ...], output: str, **options: Any) -> None:
@@ -95,6 +96,7 @@ def quantize(ctx: click.Context, /, sources: tuple[str, ...], output: str, **opt
 @cli.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("store")
+@resume_option
 @job_options
 @click.pass_context
 def ingest(ctx: click.Context, /, sources: tuple[str, ...], store: str, **options: Any) -> None:

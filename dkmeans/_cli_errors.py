@@ -10,12 +10,16 @@ from typing import Any
 import click
 
 from dkmeans._report_words import printable
-from dkmeans._validation import DkmeansError, InvalidArgumentError
+from dkmeans._validation import KEPT, CompleteError, DkmeansError, InvalidArgumentError
 
 SOME_FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 128 + 2, 128 + 15
 
 # What the library calls by other names. Its errors begin with the name of the argument.
 _OPTIONS = {"n_colors": "--colors", "n_init": "--n-init", "seed": "--seed", "staging": "--staging"}
+_WORDS = (
+    (", or overwrite.", ", or give --overwrite."),
+    ("run without resume", "run without --resume"),
+)
 
 
 class _Termination(KeyboardInterrupt):
@@ -58,10 +62,19 @@ def _explain(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, KeyboardInterrupt):
         by_signal = isinstance(error, _Termination)
         status, what = (TERMINATED, "terminated") if by_signal else (INTERRUPTED, "interrupted")
-        return status, f"{what}; nothing was left half-written"
+        return status, f"{what}; nothing was left half-written{_kept(error)}"
+    if isinstance(error, CompleteError):
+        return 0, str(error)
     reason = _in_options(_reason(error))
     status = WRONG_USE if isinstance(error, InvalidArgumentError) else SOME_FAILED
-    return None if reason is None else (status, f"error: {reason}")
+    return None if reason is None else (status, f"error: {reason}{_kept(error)}")
+
+
+def _kept(error: BaseException) -> str:
+    """Return how to go on, if there is something to go on from."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    hints = [f"; {note.replace('resume=True', '--resume')}" for note in notes if KEPT in note]
+    return "".join(hints[:1])
 
 
 def _in_options(reason: str | None) -> str | None:
@@ -70,7 +83,9 @@ def _in_options(reason: str | None) -> str | None:
         return None
     name, space, rest = reason.partition(" ")
     sentence = _OPTIONS.get(name, name) + space + rest
-    return sentence.replace(", or overwrite.", ", or give --overwrite.")
+    for ours, typed in _WORDS:
+        sentence = sentence.replace(ours, typed)
+    return sentence
 
 
 def _reason(error: BaseException) -> str | None:

@@ -22,6 +22,16 @@ def job_options(command: Command) -> Command:
     )
 
 
+def resume_option(command: _Command) -> _Command:
+    """Add the option of commands that can go on where they were interrupted."""
+    option = click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on where the same command was interrupted; if it was not, begin.",
+    )
+    return option(command)
+
+
 def run(
     ctx: click.Context,
     work: Callable[..., Any],

@@ -7,6 +7,7 @@ import numbers
 from typing import Any
 
 MAX_COLORS = 256  # what an 8-bit palette holds
+KEPT = "what is done is kept"  # so begins the note of an error after which a job can be resumed
 MAX_RESIDENT = 256 << 20  # bytes that one decoder may hold
 
 
@@ -28,6 +29,10 @@ class OutputError(DkmeansError):
 
 class ClusterError(DkmeansError):
     """A cluster is lost, or a part of the work killed each worker that tried it."""
+
+
+class CompleteError(OutputError):
+    """There is nothing to resume: the output is there, and no job on it was interrupted."""
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None, why: str = "") -> int:

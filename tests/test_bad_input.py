@@ -442,15 +442,27 @@ def test_a_full_disk(tmp_path, noise, output):
             quantize(noise, tmp_path / "small" / output, n_colors=256, n_init=1, max_iter=2)
         assert str(caught.value).startswith(f"{tmp_path / 'small' / output}: cannot be written")
         assert "the disk is full; free some space and run again" in str(caught.value)
-        assert list((tmp_path / "small").iterdir()) == []
+        assert_can_go_on(caught.value, tmp_path / "small")
+
+
+def assert_can_go_on(error, folder):
+    """Check that a job has left what it had done, if it says so, and nothing else."""
+    kept = {path.parent.parent for path in folder.rglob("fit.json")}
+    assert [str(place) in note for note in getattr(error, "__notes__", []) for place in kept] == [
+        True
+    ] * len(kept)
+    others = [
+        path for path in folder.rglob("*") if not any(p in kept for p in (path, *path.parents))
+    ]
+    assert [path for path in others if path.is_file()] == []
 
 
 def test_a_full_disk_while_joining_parts(tmp_path, noise):
     """There is room for the parts, but not for the file made of them."""
     with mounted(tmp_path / "small", "size=2m"):
-        with pytest.raises(OutputError, match="the disk is full"):
+        with pytest.raises(OutputError, match="the disk is full") as caught:
             quantize(noise, tmp_path / "small" / "out.png", n_init=1, max_iter=2)
-        assert list((tmp_path / "small").iterdir()) == []
+        assert_can_go_on(caught.value, tmp_path / "small")
 
 
 def test_a_disk_that_fills_up_half_way(tmp_path, noise):
@@ -461,7 +473,7 @@ def test_a_disk_that_fills_up_half_way(tmp_path, noise):
     with mounted(tmp_path / "small", "size=1m"):
         with pytest.raises(OutputError, match="the disk is full"):
             quantize(tmp_path / "in", tmp_path / "small" / "out", n_init=1, max_iter=2)
-        left = files_in(tmp_path / "small")
+        left = sorted(path.name for path in (tmp_path / "small").glob("out/*.png"))
         assert left in ([], ["a.png"])
         for name in left:
             assert np.asarray(Image.open(tmp_path / "small" / "out" / name)).shape == (90, 120)
@@ -628,10 +640,10 @@ def interruptible():
     ("output", "moment", "options"),
     [
         ("out.png", ".*.dkmeans", ()),
-        ("out.png", ".*.dkmeans/*.part", ()),
-        ("out.zarr", ".*.dkmeans/labels.zarr/c", ()),
-        ("out", "out/.*.dkmeans/*.part", ()),
-        ("out.png", ".*.dkmeans/*.part", ("--workers", "2")),
+        ("out.png", ".*.dkmeans/*/*.part", ()),
+        ("out.zarr", ".*.dkmeans/*/labels.zarr/c", ()),
+        ("out", "out/.*.dkmeans/*/*.part", ()),
+        ("out.png", ".*.dkmeans/*/*.part", ("--workers", "2")),
     ],
 )
 def test_ctrl_c(large, tmp_path, output, moment, options):
@@ -653,6 +665,17 @@ def test_ctrl_c(large, tmp_path, output, moment, options):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert time.monotonic() - start < 15
-    assert errors.splitlines()[-1] == "dkmeans: interrupted; nothing was left half-written"
+    said = "dkmeans: interrupted; nothing was left half-written"
+    workspace = (
+        tmp_path / output / f".{output}.dkmeans"
+        if output == "out"
+        else tmp_path / f".{output}.dkmeans"
+    )
+    if workspace.exists():  # the palette had been found
+        said += f"; what is done is kept in {workspace}; --resume goes on from there"
+        assert list(workspace.glob("*/fit.json"))
+    else:
+        assert list(tmp_path.iterdir()) == []
+    assert errors.splitlines()[-1] == said
     assert "Traceback" not in errors
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.rglob("*.raw"))

@@ -76,6 +76,7 @@ def test_quantize_defaults(library):
         "compression": "fast",
         "staging": None,
         "overwrite": False,
+        "resume": False,
     }
     assert result.stdout == "print_quantized\n"
 
@@ -95,6 +96,7 @@ def test_quantize_options(library):
         "compression": "small",
         "staging": "/s",
         "overwrite": True,
+        "resume": False,
     }
 
 
@@ -119,12 +121,12 @@ def test_quiet(library, command):
 
 
 def test_ingest(library):
-    result = run("ingest", "a.png", "photos/", "s.zarr", "--overwrite")
+    result = run("ingest", "a.png", "photos/", "s.zarr", "--overwrite", "--resume")
     assert result.exit_code == 0, result.output
     [(name, args, kwargs)] = library.calls
     assert (name, args) == ("ingest", (("a.png", "photos/"), "s.zarr"))
     assert isinstance(kwargs.pop("progress"), ConsoleProgress)
-    assert kwargs == {"overwrite": True}
+    assert kwargs == {"overwrite": True, "resume": True}
     assert result.stdout == "print_ingested\n"
 
 

@@ -146,7 +146,7 @@ def test_pixels_are_compressed_where_the_disk_is_short(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     ingest(folder, tmp_path / "s.zarr")
     array = zarr.open_array(str(tmp_path / "s.zarr"), path="packed/3", mode="r")
-    assert bool(array.compressors) == compressed
+    assert len(array.compressors) - 1 == compressed  # the last one adds checksums
     assert_same(pixels_of(tmp_path / "s.zarr"), pixels_of(folder))
 
 

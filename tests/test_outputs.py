@@ -22,6 +22,7 @@ from dkmeans._tiling import Window, grid
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
 from dkmeans.images import _destination, _outputs, _png, _store, _tiff
 from dkmeans.images._destination import Destination, kind_of, refuse_among, writing
+from dkmeans.images._manifest import begin
 from dkmeans.images._outputs import PngFile, TiffFile, ZarrLabels, label_windows
 from dkmeans.images._raster import RasterSource
 from dkmeans.images._sources import Found
@@ -45,7 +46,7 @@ def make(kind, folder, shape, palette=PALETTE, compression="fast"):
     (folder / "scratch").mkdir(parents=True)
     if kind == "zarr":
         _store.create_labels(folder / "labels.zarr", "a", shape, palette)
-        return ZarrLabels(str(folder / "labels.zarr"), "a")
+        return ZarrLabels(str(folder / "labels.zarr"), "a", shape[1])
     form = PngFile if kind == "png" else TiffFile
     path, scratch = folder / f"out.{kind}", folder / "scratch"
     return form(str(path), str(scratch), *shape, palette, compression)
@@ -186,7 +187,7 @@ def test_windows_of_labels_are_whole_units(kind, height, width, block, blocks_re
     output = {
         "png": PngFile("", "", height, width, PALETTE, "fast"),
         "tiff": TiffFile("", "", height, width, PALETTE, "fast"),
-        "zarr": ZarrLabels("", ""),
+        "zarr": ZarrLabels("", "", width),
     }[kind]
     rows, columns = label_windows(output, height, width, block, read_block)
     assert rows > 0
@@ -210,7 +211,8 @@ def found(*names):
 
 
 def files_of(output, *names, is_single=False, overwrite=False):
-    target = Destination(output, found(*names), is_single=is_single, overwrite=overwrite)
+    target = Destination(output, found(*names), is_single=is_single)
+    target.refuse_existing(found(*names), overwrite=overwrite)
     return [target.files[i].relative_to(target.path).as_posix() for i in sorted(target.files)]
 
 
@@ -315,7 +317,7 @@ def test_sources_are_never_overwritten(tmp_path):
     source = found("a.png")[0].source
     sources = [Found(str(tmp_path / "." / name), name, source, None, 9) for name in ("a.png", "b")]
     with pytest.raises(OutputError, match=r"a\.png: is also a source"):
-        Destination(tmp_path, sources, is_single=False, overwrite=True)
+        Destination(tmp_path, sources, is_single=False).refuse_existing(sources, overwrite=True)
 
 
 def test_the_parent_must_exist(tmp_path):
@@ -359,7 +361,7 @@ def workspace_of(target):
 
 def test_the_workspace_is_beside_the_output_and_goes(tmp_path):
     for name, place in (("a.png", ""), ("a.zarr", ""), ("out", "out")):
-        target = Destination(tmp_path / name, found("b.jpg"), is_single=True, overwrite=False)
+        target = Destination(tmp_path / name, found("b.jpg"), is_single=True)
         with workspace_of(target) as space:
             assert space.path == tmp_path / place / f".{name}.dkmeans"
             (space.path / "file").touch()
@@ -367,7 +369,7 @@ def test_the_workspace_is_beside_the_output_and_goes(tmp_path):
 
 
 def test_a_folder_that_was_there_stays(tmp_path):
-    target = Destination(tmp_path, found("b.jpg", "c.jpg"), is_single=False, overwrite=False)
+    target = Destination(tmp_path, found("b.jpg", "c.jpg"), is_single=False)
     with contextlib.suppress(KeyError), workspace_of(target):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
@@ -380,7 +382,7 @@ def test_the_workspace_goes_unless_there_is_work_in_it(tmp_path, error, kept):
         with opened(tmp_path / ".a.dkmeans", tmp_path / "a.png") as space:
             (space.path / "sub").mkdir()
             (space.path / "sub" / "file").touch()
-            space.is_worth_keeping = kept
+            space.is_kept, space.can_resume = lambda: kept, True
             raise error
 
     with pytest.raises(error) as caught:
@@ -478,13 +480,14 @@ def test_other_errors_pass():
 
 def test_an_array_of_a_source_that_failed_is_not_moved_into_place(tmp_path):
     names = found("a.jpg", "b.jpg", "sub/c.jpg")
-    target = Destination(tmp_path / "out.zarr", names, is_single=False, overwrite=False)
+    target = Destination(tmp_path / "out.zarr", names, is_single=False)
     sources = {i: image.source for i, image in enumerate(names)}
     with workspace_of(target) as space:
-        outputs = target.outputs(space.path, sources, PALETTE, "fast")
+        job = begin(space, target.path, {}, names, resume=False, overwrite=False)
+        outputs = target.outputs(job, sources, PALETTE, "fast")
         for output in outputs.values():
             output.write("", [(Window(0, 0, 4, 4), labels_of((4, 4)))])
-        target.finish(space, space.path, {1: "truncated"})
+        target.finish(space, job, {1: "truncated"})
     group = zarr.open_group(str(tmp_path / "out.zarr"), mode="r")
     assert sorted(group.keys()) == ["a", "sub"]
     np.testing.assert_array_equal(group["sub/c"][:], labels_of((4, 4)))

@@ -1,10 +1,12 @@
 """The last pass: give each pixel the label of its nearest colour, and write the labels."""
 
+import secrets
 import threading
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ from dkmeans._passes import Partition, Piece, Ticker
 from dkmeans._summary import planes, words
 from dkmeans._tiling import Window, split
 from dkmeans._validation import SourceError
+from dkmeans.images._manifest import Journal, Noter
 from dkmeans.images._outputs import Entry, Labels, Output
 from dkmeans.images._staging import StagedSource
 from dkmeans.images._store import label_dtype
@@ -87,33 +90,41 @@ class Assign:
         The colours; a label is the index of the nearest, ties to the lowest.
     measure
         Whether to count the uses of each colour and the squared error.
+    journal
+        Where to note what is finished.
     """
 
     palette: Palette
     measure: bool
+    journal: Journal
 
     def __call__(self, partition: Partition, tick: Ticker) -> Assigned:
         result = Assigned()
+        notes = self.journal.file()
         for piece in partition:
             assert isinstance(piece, OutputPiece)  # noqa: S101 - tells the type checker what quantize made
             try:
-                result = result.merge(Assigned({piece.index: self._write(piece, tick)}))
+                result = result.merge(Assigned({piece.index: self._write(piece, tick, notes)}))
             except SourceError as error:
                 result.failures[piece.index] = str(error)
         return result
 
-    def _write(self, piece: OutputPiece, tick: Ticker) -> Written:
+    def _write(self, piece: OutputPiece, tick: Ticker, notes: Path) -> Written:
         work = _Labelling(piece, self.palette, self.measure, tick)
+        noter = Noter(notes, piece.index, work.measured)
         first = piece.windows[0]
-        part = f"{piece.index}-{first.y}-{first.x}.part"
+        # The name is of this attempt: another one may still be writing, on a host cut off.
+        part = f"{piece.index}-{first.y}-{first.x}-{secrets.token_hex(4)}.part"
         with closing(work.blocks()) as blocks:
-            entries = piece.output.write(part, blocks)
-        nbytes = None
-        if piece.is_whole:
-            nbytes, entries = piece.output.finish(entries), []
-            if isinstance(piece.source, StagedSource):
-                piece.source.remove()
-        return Written(tuple(entries), nbytes, work.uses, work.error)
+            entries = piece.output.write(part, blocks, noter.add)
+        if not piece.is_whole:
+            noter.flush()
+            return Written(tuple(entries), None, work.uses, work.error)
+        nbytes = piece.output.finish(entries, noter.finished)
+        noter.flush()
+        if isinstance(piece.source, StagedSource):
+            piece.source.remove()
+        return Written((), nbytes, work.uses, work.error)
 
 
 class _Labelling:
@@ -125,6 +136,10 @@ class _Labelling:
         self._tick = tick
         self.uses = np.zeros(len(palette), np.int64) if measure else None
         self.error = 0
+
+    def measured(self) -> tuple[npt.NDArray[np.int64] | None, int]:
+        """Return the tally so far."""
+        return self.uses, self.error
 
     def blocks(self) -> Generator[tuple[Window, Labels], None, None]:
         """Yield each window with its labels, (height, width)."""
@@ -140,6 +155,7 @@ class _Labelling:
                     self._look_up(block, table, labels[part.within(window)])
                     self._tick(block.nbytes)
                 yield window, labels
+            next(blocks, None)  # lets the source see to it that it has not changed meanwhile
 
     def _look_up(self, block: npt.NDArray[np.uint8], table: Labels, labels: Labels) -> None:
         if self.uses is None and (packed := words(block)) is not None:

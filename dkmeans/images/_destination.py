@@ -12,8 +12,15 @@ from typing import Any
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
 from dkmeans._stores import writing
-from dkmeans._validation import MAX_COLORS, InvalidArgumentError, OutputError, SourceError
+from dkmeans._validation import (
+    MAX_COLORS,
+    CompleteError,
+    InvalidArgumentError,
+    OutputError,
+    SourceError,
+)
 from dkmeans.images import _store
+from dkmeans.images._manifest import Job
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
 from dkmeans.images._png import Compression
 from dkmeans.images._sources import Found
@@ -34,23 +41,18 @@ class Destination:
         The sources.
     is_single
         Whether one picture was named; else only a folder or ``.zarr`` can take them all.
-    overwrite
-        Whether what exists may be replaced.
 
     Raises
     ------
     OutputError
-        If the output exists, would lie among the sources, or its folder is missing.
+        If the output is a file where a folder is wanted, or its folder is missing.
     InvalidArgumentError
         If the name means nothing, or two sources would be written to one file.
     """
 
-    def __init__(
-        self, output: str | Path, found: Sequence[Found], *, is_single: bool, overwrite: bool
-    ) -> None:
+    def __init__(self, output: str | Path, found: Sequence[Found], *, is_single: bool) -> None:
         self.path = Path(output).resolve()
         self.kind = kind_of(self.path)
-        self._overwrite = overwrite
         if self.kind in ("png", "tiff") and not is_single:
             raise InvalidArgumentError(
                 f"output is {str(output)!r}, which holds one picture, but the sources are "
@@ -58,7 +60,10 @@ class Destination:
             )
         self._single = is_single
         self.files = self._name_files(found)
-        self._refuse_existing(found)
+        if self.kind != "folder" and not self.path.parent.is_dir():
+            raise OutputError(f"{self.path.parent}: no such folder; create it first.")
+        if self.kind == "folder" and self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"{self.path}: is a file; give a folder for several pictures.")
 
     @property
     def max_colors(self) -> int:
@@ -89,21 +94,47 @@ class Destination:
                 )
         return {i: self.path / file for i, file in files.items()}
 
-    def _refuse_existing(self, found: Sequence[Found]) -> None:
-        if self.kind == "folder":
-            if self.path.exists() and not self.path.is_dir():
-                raise OutputError(f"{self.path}: is a file; give a folder for several pictures.")
-            existing = [file for file in self.files.values() if file.exists()]
-        else:
-            if not self.path.parent.is_dir():
-                raise OutputError(f"{self.path.parent}: no such folder; create it first.")
-            existing = [self.path] if self.path.exists() else []
-        if existing and not self._overwrite:
-            raise OutputError(f"{existing[0]}: exists already; choose another name, or overwrite.")
+    def refuse_existing(
+        self, found: Sequence[Found], *, overwrite: bool, resumed: Job | None = None
+    ) -> None:
+        """Refuse to replace what exists, unless that was asked for.
+
+        Parameters
+        ----------
+        found
+            The sources, which are never replaced.
+        overwrite
+            Whether what exists may be replaced.
+        resumed
+            The job to go on with, if that was asked for; what it has finished may be there.
+
+        Raises
+        ------
+        CompleteError
+            If all is there and nothing was interrupted.
+        OutputError
+            If something exists.
+        """
+        wanted = set(self.files.values()) if self.kind == "folder" else {self.path}
+        own = self._finished(resumed) if resumed else set()
+        existing = sorted(path for path in wanted - own if path.exists())
+        if existing and not overwrite:
+            is_complete = len(existing) == len(wanted)
+            raise existing_error(existing[0], self.path if is_complete else None, resumed)
         refuse_overwriting(existing, found)
         for path in existing:
             if path.is_dir() and not (self.kind == "zarr" and _store.is_zarr(path)):
                 raise OutputError(f"{path}: is a folder, which is never overwritten; remove it.")
+
+    def _finished(self, job: Job) -> set[Path]:
+        """Return what a job has finished, as it says."""
+        if self.kind == "zarr":
+            return {self.path} if self.published(job) is not None else set()
+        return {self.files[i] for i in job.finished() if i in self.files}
+
+    def published(self, job: Job) -> dict[int, str] | None:
+        """Return the failures of a Zarr output that a job has moved into place, or None."""
+        return job.published(job.folder / "labels.zarr", self.path)
 
     @property
     def workspace(self) -> Path:
@@ -112,33 +143,50 @@ class Destination:
 
     def outputs(
         self,
-        scratch: Path,
+        job: Job,
         sources: Mapping[int, BlockSource],
         palette: Palette,
         compression: Compression,
     ) -> dict[int, Output]:
         """Return what takes the labels of each source."""
+        if self.kind == "zarr":
+            return self._labels(job, sources, palette)
+        form = TiffFile if self.kind == "tiff" else PngFile
         result: dict[int, Output] = {}
         for index, source in sources.items():
-            file = self.files[index]
             height, width, _ = source.shape
-            if self.kind == "zarr":
-                array = "" if file == self.path else file.relative_to(self.path).as_posix()
-                _store.create_labels(scratch / "labels.zarr", array, (height, width), palette)
-                result[index] = ZarrLabels(str(scratch / "labels.zarr"), array)
-            else:
-                form = TiffFile if self.kind == "tiff" else PngFile
-                result[index] = form(str(file), str(scratch), height, width, palette, compression)
+            place = str(self.files[index]), str(job.folder)
+            result[index] = form(*place, height, width, palette, compression)
         return result
 
-    def finish(self, space: Workspace, scratch: Path, failed: Mapping[int, str]) -> None:
+    def _labels(
+        self, job: Job, sources: Mapping[int, BlockSource], palette: Palette
+    ) -> dict[int, Output]:
+        """Return arrays of labels in a store of the job's; make them, if it has none."""
+        made = job.folder / "labels.zarr"
+        if self.published(job) is not None:
+            made = self.path
+        elif not job.is_laid_out:
+            shutil.rmtree(made, ignore_errors=True)
+            for index, source in sources.items():
+                height, width, _ = source.shape
+                _store.create_labels(made, self._array(index), (height, width), palette)
+            job.laid_out()
+        return {i: ZarrLabels(str(made), self._array(i), s.shape[1]) for i, s in sources.items()}
+
+    def _array(self, index: int) -> str:
+        file = self.files[index]
+        return "" if file == self.path else file.relative_to(self.path).as_posix()
+
+    def finish(self, space: Workspace, job: Job, failed: Mapping[int, str]) -> None:
         """Move a finished Zarr output into place, without the arrays of sources that failed."""
-        if self.kind != "zarr":
+        if self.kind != "zarr" or self.published(job) is not None:
             return
-        labels = scratch / "labels.zarr"
+        labels = job.folder / "labels.zarr"
         for index in failed:
-            if index in self.files and self.files[index] != self.path:
-                shutil.rmtree(labels / self.files[index].relative_to(self.path), ignore_errors=True)
+            if index in self.files and self._array(index):
+                shutil.rmtree(labels / self._array(index), ignore_errors=True)
+        job.publishing(failed)
         space.publish(labels, self.path)
 
 
@@ -185,6 +233,18 @@ def kind_of(path: Path) -> str:
 
 def _several(n: int) -> str:
     return str(n) if n > 1 else "a folder or a pattern, which may hold several"
+
+
+def existing_error(path: Path, complete: Path | None, resumed: Job | None) -> OutputError:
+    """Return why an existing path is not replaced; `complete` is the output, if all of it is there.
+
+    A job that was to be resumed, but had not been interrupted, has nothing to do.
+    """
+    if complete is not None and resumed is not None and not resumed.is_resumed:
+        return CompleteError(
+            f"{complete}: is there, and no job on it was interrupted; nothing to resume."
+        )
+    return OutputError(f"{path}: exists already; choose another name, or overwrite.")
 
 
 def refuse_failed(failures: Mapping[int, str], n_sources: int) -> None:

@@ -1,9 +1,10 @@
 """Image files into a working store that is read by region and needs no decoding again."""
 
+import itertools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
 from dkmeans.images import _sources, _store
 from dkmeans.images._destination import (
     as_path,
+    existing_error,
     refuse_among,
     refuse_failed,
     refuse_overwriting,
 )
+from dkmeans.images._manifest import Job, Journal, Noter, begin
+from dkmeans.images._outputs import Entry
 from dkmeans.images._sources import Found, Paths, SourceReport
 from dkmeans.images._staging import interleaved
 from dkmeans.images._workspace import opened, place_of
@@ -53,6 +57,21 @@ class _IngestPiece(Piece):
     array: str
     offset: int | None
 
+    def numbers(self) -> list[int]:
+        """Return the numbers of the chunks that the windows become, or packed pixels begin in."""
+        if self.offset is not None:
+            last = self.offset + self.n_pixels - 1
+            return list(range(self.offset // _store.PACKED_CHUNK, last // _store.PACKED_CHUNK + 1))
+        height, width = _chunk(self.source)
+        across = -(-self.source.shape[1] // width)
+        return [window.y // height * across + window.x // width for window in self.windows]
+
+    def chunk(self, key: int) -> tuple[int, ...]:
+        """Return where in the array a chunk lies, by its number."""
+        if self.offset is not None:
+            return key, 0
+        return *divmod(key, -(-self.source.shape[1] // _chunk(self.source)[1])), 0
+
 
 @dataclass
 class _Failures:
@@ -69,6 +88,7 @@ def ingest(
     store: str | Path,
     *,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> IngestResult:
     """Copy pictures into a Zarr v3 store, each pixel decoded once, in bounded memory.
@@ -86,6 +106,9 @@ def ingest(
         The folder to make, with a name ending in ``.zarr``.
     overwrite
         Whether an existing Zarr store may be replaced.
+    resume
+        Whether to go on where the same job was interrupted, with the same result as if it never
+        had been. Where nothing was interrupted, the job begins.
     progress
         Told how the pass goes.
 
@@ -97,11 +120,14 @@ def ingest(
     Raises
     ------
     InvalidArgumentError
-        If the store's name has another ending.
+        If the store's name has another ending, or the interrupted job had other sources.
     SourceError
-        If no source can be read to its end.
+        If no source can be read to its end, or one has changed since the job was interrupted.
     OutputError
-        If the store exists or cannot be written. Nothing unfinished is left.
+        If the store exists, is being written by another job, or cannot be written. What is done
+        stays in a folder beside it, to be resumed.
+    CompleteError
+        An `OutputError`: with `resume`, if the store is there and nothing was interrupted.
     """
     path = as_path("store", store).resolve()
     sources = _sources.as_list(sources)
@@ -109,33 +135,87 @@ def ingest(
     refuse_among(path, sources)
     if path.suffix.lower() != ".zarr":
         raise InvalidArgumentError(f"store is {str(store)!r}; its name must end in .zarr.")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; choose another name, or overwrite.")
-    refuse_overwriting([path], found)
-    if path.exists() and not _store.is_zarr(path):
-        raise OutputError(f"{path}: is no Zarr store, and is never overwritten; remove it.")
+    if not resume:
+        _refuse_existing(path, found, overwrite=overwrite)
     failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
     refuse_failed(failures, len(found))
     usable = {i: f.source for i, f in enumerate(found) if f.source is not None}
     passes = Passes(progress)
     with opened(place_of(path, is_folder=False), path) as space, writing(path):
-        space.begin_anew(path)
-        pieces, runs = _lay_out(usable)
-        made = space.path / "store.zarr"
-        _create(made, [*pieces, *(piece for run in runs for piece in run)])
-        partitions = [*_passes.partition(pieces), *runs]
-        failures |= passes.run("ingest", _Ingest(str(made)), partitions, _Failures.merge).reasons
-        refuse_failed(failures, len(found))
-        for piece in pieces:
-            if piece.index in failures:
-                shutil.rmtree(made / piece.array)
-        _store.complete(
-            made, _listing(found, [*pieces, *(p for run in runs for p in run)], failures)
-        )
-        space.publish(made, path)
+        options = {"output": "ingest"}
+        job = begin(space, path, options, found, resume=resume, overwrite=overwrite)
+        made = job.folder / "store.zarr"
+        published = job.published(made, path)
+        if resume and published is None:
+            _refuse_existing(path, found, overwrite=job.overwrite, resumed=job)
+        if published is None:
+            failures |= _fill(passes, made, usable, job)
+            refuse_failed(failures, len(found))
+            pieces, runs = _lay_out(usable)
+            for piece in pieces:
+                if piece.index in failures:
+                    shutil.rmtree(made / piece.array)
+            every = [*pieces, *itertools.chain(*runs)]
+            _store.complete(made, _listing(found, every, failures))
+            job.publishing(failures)
+            space.publish(made, path)
+        else:
+            failures |= published
     sizes = {i: _n_pixels(s) * s.shape[2] for i, s in usable.items() if i not in failures}
     report = _sources.report(found, dict.fromkeys(usable, path), failures, sizes)
     return IngestResult(str(path), passes.bytes_read, report)
+
+
+def _refuse_existing(
+    path: Path, found: Sequence[Found], *, overwrite: bool, resumed: Job | None = None
+) -> None:
+    """Refuse to replace a store unless that was asked for, and anything else at all."""
+    if not path.exists():
+        return
+    if not overwrite:
+        raise existing_error(path, path, resumed)
+    refuse_overwriting([path], found)
+    if not _store.is_zarr(path):
+        raise OutputError(f"{path}: is no Zarr store, and is never overwritten; remove it.")
+
+
+def _fill(
+    passes: Passes, made: Path, usable: Mapping[int, BlockSource], job: Job
+) -> dict[int, str]:
+    """Copy into the store what is not there yet; return the sources that failed."""
+    pieces, runs = _lay_out(usable)
+    if not job.is_laid_out:
+        shutil.rmtree(made, ignore_errors=True)
+        _create(made, [*pieces, *itertools.chain(*runs)])
+        job.laid_out()
+    firsts = {run[0].index: run[0] for run in [*runs, *((piece,) for piece in pieces)]}
+
+    def is_sound(index: int, key: int) -> bool:
+        piece = firsts[index]
+        return _store.is_sound(made / piece.array, piece.chunk(key))
+
+    done = job.done(dict.fromkeys(firsts, made), is_sound)
+    there = {index: set(before.entries) for index, before in done.items()}
+    left = [
+        _without(piece, there[piece.index]) if piece.index in there else piece for piece in pieces
+    ]
+    rest = [run for run in runs if not _chunks_of(run) <= there.get(run[0].index, set())]
+    partitions = [*_passes.partition([piece for piece in left if piece.windows]), *rest]
+    if not partitions:
+        return {}
+    work = _Ingest(str(made), job.journal)
+    return passes.run("ingest", work, partitions, _Failures.merge).reasons
+
+
+def _chunks_of(run: Sequence[_IngestPiece]) -> set[int]:
+    """Return the chunks of a run."""
+    return {key for piece in run for key in piece.numbers()}
+
+
+def _without(piece: _IngestPiece, there: Collection[int]) -> _IngestPiece:
+    """Return a piece without the windows whose chunks are there."""
+    left = zip(piece.windows, piece.numbers(), strict=True)
+    return replace(piece, windows=tuple(window for window, key in left if key not in there))
 
 
 def _n_pixels(source: BlockSource) -> int:
@@ -200,41 +280,55 @@ class _Ingest:
     """Copies the pieces of a partition into the store."""
 
     store: str
+    journal: Journal
 
     def __call__(self, partition: Partition, tick: Ticker) -> _Failures:
         failures = _Failures()
+        notes = self.journal.file()
         packed: _store.PackedWriter | None = None
+        run: list[_IngestPiece] = []
         for piece in partition:
             assert isinstance(piece, _IngestPiece)  # noqa: S101 - tells the type checker what ingest made
             writer = _store.ArrayWriter(Path(self.store), piece.array)
-            if piece.offset is not None and packed is None:
-                packed = _store.PackedWriter(writer, piece.offset)
             try:
-                self._copy(piece, writer, packed, tick)
+                if piece.offset is None:
+                    _copy(piece, writer, Noter(notes, piece.index, _unmeasured), tick)
+                    continue
+                run.append(piece)
+                packed = packed or _store.PackedWriter(writer, piece.offset)
+                _pack(piece, piece.offset, packed, tick)
             except SourceError as error:
                 failures.reasons[piece.index] = str(error)
         if packed is not None:
             packed.close()
+            if not failures.reasons:  # else it is tried again
+                noter = Noter(notes, run[0].index, _unmeasured)
+                noter.add([Entry(key, "", 0, 0) for key in sorted(_chunks_of(run))], "", 0, 0, 0)
+                noter.flush()
         return failures
 
-    def _copy(
-        self,
-        piece: _IngestPiece,
-        writer: _store.ArrayWriter,
-        packed: _store.PackedWriter | None,
-        tick: Ticker,
-    ) -> None:
-        bands = piece.source.shape[2]
-        if piece.offset is not None and packed is not None:
-            packed.skip_to(piece.offset)
-        with closing(piece.source.read(piece.windows)) as blocks:
-            for window, block in zip(piece.windows, blocks, strict=True):
-                pixels = interleaved(block)
-                if piece.offset is not None and packed is not None:
-                    packed.append(pixels.reshape(-1, bands))
-                else:
-                    writer.write((window.y, window.x, 0), pixels)
-                tick(block.nbytes)
+
+def _unmeasured() -> tuple[None, int]:
+    return None, 0
+
+
+def _copy(piece: _IngestPiece, writer: _store.ArrayWriter, noter: Noter, tick: Ticker) -> None:
+    """Copy a large picture, or some of it, chunk by chunk."""
+    with closing(piece.source.read(piece.windows)) as blocks:
+        for window, key, block in zip(piece.windows, piece.numbers(), blocks, strict=True):
+            writer.write((window.y, window.x, 0), interleaved(block))
+            noter.add([Entry(key, "", 0, 0)], "", 0, 0, window.n_pixels)
+            tick(block.nbytes)
+    noter.flush()
+
+
+def _pack(piece: _IngestPiece, offset: int, packed: _store.PackedWriter, tick: Ticker) -> None:
+    """Copy a small picture behind the others of its run."""
+    packed.skip_to(offset)
+    with closing(piece.source.read(piece.windows)) as blocks:
+        for block in blocks:
+            packed.append(interleaved(block).reshape(-1, piece.source.shape[2]))
+            tick(block.nbytes)
 
 
 def _listing(

@@ -6,7 +6,7 @@ place. The bytes do not depend on how the windows were dealt out.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 
 from dkmeans._palette import Palette
 from dkmeans._tiling import Window, grow, split
@@ -24,6 +25,7 @@ Labels = npt.NDArray[np.unsignedinteger]
 
 _TARGET_ROWS = 512
 _COPY = 1 << 20  # bytes at a time
+_SYNCED = 16 << 20  # bytes from which on waiting for the disk takes no share worth telling
 
 
 @dataclass(frozen=True, order=True)
@@ -38,6 +40,11 @@ class Entry:
     length: int = 0
 
 
+# Told the new entries of a part, its path, length and checksum so far, and the number of labels.
+Grown = Callable[[Sequence[Entry], str, int, int, int], None]
+Ready = Callable[[int, int], None]
+
+
 class Output(Protocol):
     """Takes the labels of one picture, window by window, in any order. Pickled into tasks."""
 
@@ -45,11 +52,22 @@ class Output(Protocol):
     def unit(self) -> tuple[int, int]:
         """What the corners of windows must be multiples of; as wide as the picture: full rows."""
 
-    def write(self, part: str, blocks: Iterable[tuple[Window, Labels]]) -> list[Entry]:
-        """Write labels to a part of this name; writing it again gives the same."""
+    def keys(self, window: Window) -> Iterator[int]:
+        """Yield the keys of the entries that a window becomes."""
 
-    def finish(self, entries: Sequence[Entry]) -> int:
-        """Make the finished output of all entries; return its size in bytes."""
+    def is_sound(self, key: int) -> bool:
+        """Return whether an entry that lies in no part is as it was written."""
+
+    def write(
+        self, part: str, blocks: Iterable[tuple[Window, Labels]], grown: Grown | None = None
+    ) -> list[Entry]:
+        """Write labels to a part of this name; tell `grown` after each window."""
+
+    def finish(self, entries: Sequence[Entry], ready: Ready | None = None) -> int:
+        """Make the finished output of all entries; return its size in bytes.
+
+        `ready` is told the size and checksum of a file before it gets its name.
+        """
 
 
 @dataclass(frozen=True)
@@ -71,18 +89,27 @@ class ImageFile:
     palette: Palette
     compression: _png.Compression
 
-    def write(self, part: str, blocks: Iterable[tuple[Window, Labels]]) -> list[Entry]:
+    def write(
+        self, part: str, blocks: Iterable[tuple[Window, Labels]], grown: Grown | None = None
+    ) -> list[Entry]:
         """Encode labels to the file `part` in the scratch folder."""
         path = Path(self.scratch, part)
-        entries = []
+        entries: list[Entry] = []
+        size = crc = 0
         with path.open("wb") as file:
             for window, labels in blocks:
+                first = len(entries)
                 for key, data, adler, length in self._encode(window, labels):
-                    entries.append(Entry(key, str(path), file.tell(), len(data), adler, length))
+                    entries.append(Entry(key, str(path), size, len(data), adler, length))
                     file.write(data)
+                    size += len(data)
+                    crc = isal_zlib.crc32(data, crc)
+                file.flush()  # what is noted must not be in this process only
+                if grown is not None:
+                    grown(entries[first:], str(path), size, crc, window.n_pixels)
         return entries
 
-    def finish(self, entries: Sequence[Entry]) -> int:
+    def finish(self, entries: Sequence[Entry], ready: Ready | None = None) -> int:
         """Join the parts, move the file into place and remove the parts."""
         entries = sorted(entries)
         joined = Path(f"{entries[0].part}.joined")
@@ -90,15 +117,28 @@ class ImageFile:
         with joined.open("wb") as file:
             file.write(header)
             file.flush()
-            _copy(entries, file)
+            crc = isal_zlib.crc32(trailer, _copy(entries, file, isal_zlib.crc32(header)))
             file.seek(0, os.SEEK_END)
             file.write(trailer)
             size = file.tell()
+            if size >= _SYNCED:
+                file.flush()
+                os.fsync(file.fileno())  # the name must not come before the bytes
+        if ready is not None:
+            ready(size, crc)
         Path(self.path).parent.mkdir(parents=True, exist_ok=True)
         joined.replace(self.path)
         for part in _parts(entries):
-            Path(part).unlink()
+            Path(part).unlink(missing_ok=True)
         return size
+
+    def is_sound(self, key: int) -> bool:  # noqa: ARG002 - an `Output`'s
+        """Return False: all entries lie in parts."""
+        return False
+
+    def keys(self, window: Window) -> Iterator[int]:
+        """Yield the ranks of the entries of a window in the finished file."""
+        raise NotImplementedError
 
     def _encode(self, window: Window, labels: Labels) -> Iterator[tuple[int, bytes, int, int]]:
         raise NotImplementedError
@@ -120,6 +160,11 @@ class PngFile(ImageFile):
     def _depth(self) -> int:
         return _png.bit_depth(len(self.palette))
 
+    def keys(self, window: Window) -> Iterator[int]:
+        """Yield the numbers of the bands."""
+        rows = _png.band_rows(self.width, self._depth)
+        yield from range(window.y // rows, -(-(window.y + window.height) // rows))
+
     def _encode(self, window: Window, labels: Labels) -> Iterator[tuple[int, bytes, int, int]]:
         rows = _png.band_rows(self.width, self._depth)
         for y in range(0, window.height, rows):
@@ -140,14 +185,19 @@ class TiffFile(ImageFile):
         """Whole tiles."""
         return _tiff.TILE, _tiff.TILE
 
+    def keys(self, window: Window) -> Iterator[int]:
+        """Yield the numbers of the tiles, row by row."""
+        return _numbers(window, _tiff.TILE, self.width)
+
     def _encode(self, window: Window, labels: Labels) -> Iterator[tuple[int, bytes, int, int]]:
-        across = -(-self.width // _tiff.TILE)
-        for tile in split(window, (_tiff.TILE, _tiff.TILE)):
+        for key, tile in zip(
+            self.keys(window), split(window, (_tiff.TILE, _tiff.TILE)), strict=True
+        ):
             y, x = tile.y - window.y, tile.x - window.x
             data = _tiff.encode_tile(
                 labels[y : y + tile.height, x : x + tile.width], self.compression
             )
-            yield tile.y // _tiff.TILE * across + tile.x // _tiff.TILE, data, 0, 0
+            yield key, data, 0, 0
 
     def _frame(self, entries: Sequence[Entry]) -> tuple[bytes, bytes]:
         sizes = [entry.size for entry in entries]
@@ -160,20 +210,38 @@ class ZarrLabels:
 
     path: str
     array: str
+    width: int
 
     @property
     def unit(self) -> tuple[int, int]:
         """Whole chunks."""
         return _store.CHUNK, _store.CHUNK
 
-    def write(self, part: str, blocks: Iterable[tuple[Window, Labels]]) -> list[Entry]:  # noqa: ARG002 - no parts
+    def is_sound(self, key: int) -> bool:
+        """Return whether the chunk of this number is there, with the right checksum."""
+        place = divmod(key, -(-self.width // _store.CHUNK))
+        return _store.is_sound(Path(self.path, self.array), place)
+
+    def keys(self, window: Window) -> Iterator[int]:
+        """Yield the numbers of the chunks, row by row."""
+        return _numbers(window, _store.CHUNK, self.width)
+
+    def write(
+        self,
+        part: str,  # noqa: ARG002 - no parts
+        blocks: Iterable[tuple[Window, Labels]],
+        grown: Grown | None = None,
+    ) -> list[Entry]:
         """Write whole chunks; there are no parts to join."""
         writer = _store.ArrayWriter(Path(self.path), self.array)
         for window, labels in blocks:
             writer.write((window.y, window.x), labels)
+            if grown is not None:
+                entries = [Entry(key, "", 0, 0) for key in self.keys(window)]
+                grown(entries, "", 0, 0, window.n_pixels)
         return []
 
-    def finish(self, entries: Sequence[Entry]) -> int:  # noqa: ARG002 - no parts
+    def finish(self, entries: Sequence[Entry], ready: Ready | None = None) -> int:  # noqa: ARG002 - no parts
         """Return the size of all chunks."""
         folder = Path(self.path, self.array)
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -201,8 +269,15 @@ def label_windows(
     )
 
 
-def _copy(entries: Sequence[Entry], target: BinaryIO) -> None:
-    """Append the entries to `target`, neighbours of one part in one go."""
+def _numbers(window: Window, side: int, width: int) -> Iterator[int]:
+    """Yield the numbers of the squares of a window, row by row, in a picture of a width."""
+    across = -(-width // side)
+    for square in split(window, (side, side)):
+        yield square.y // side * across + square.x // side
+
+
+def _copy(entries: Sequence[Entry], target: BinaryIO, crc: int) -> int:
+    """Append the entries to `target`, neighbours of one part in one go; go on with a checksum."""
     position = 0
 
     def run(entry: Entry) -> tuple[str, int]:
@@ -222,7 +297,9 @@ def _copy(entries: Sequence[Entry], target: BinaryIO) -> None:
                 if not data:
                     raise OSError(f"{part}: shorter than it was written")
                 target.write(data)
+                crc = isal_zlib.crc32(data, crc)
                 left -= len(data)
+    return crc
 
 
 def _parts(entries: Sequence[Entry]) -> set[str]:

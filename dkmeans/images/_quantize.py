@@ -1,10 +1,7 @@
 """One palette for pictures of any size: count the colours, solve, assign."""
 
-import math
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans import _passes
-from dkmeans._lloyd import RELAXATION, Solution, solve
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource, Passes, Piece, Progress
 from dkmeans._stores import writing
@@ -26,7 +21,7 @@ from dkmeans._validation import (
     check_number,
 )
 from dkmeans.images import _sources
-from dkmeans.images._assign import Assign, Assigned, OutputPiece, Written
+from dkmeans.images._assign import Assign, Written
 from dkmeans.images._count import count_colours
 from dkmeans.images._destination import (
     Destination,
@@ -34,11 +29,13 @@ from dkmeans.images._destination import (
     refuse_among,
     refuse_failed,
 )
-from dkmeans.images._outputs import Output, label_windows
+from dkmeans.images._fit import Fit, fit, psnr
+from dkmeans.images._manifest import Job, begin
 from dkmeans.images._png import Compression
 from dkmeans.images._sources import Paths, SourceReport
-from dkmeans.images._staging import StagedSource
+from dkmeans.images._staging import StagedSource, staging_folder
 from dkmeans.images._workspace import opened
+from dkmeans.images._writing import finish, write_labels
 
 Float64 = npt.NDArray[np.float64]
 
@@ -102,6 +99,7 @@ def quantize(
     compression: Compression = "fast",
     staging: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> QuantizeResult:
     """Reduce pictures to one palette, exactly as if k-means saw every pixel.
@@ -147,6 +145,9 @@ def quantize(
         The folder for decoded pixels between the passes; by default beside the output.
     overwrite
         Whether an existing output may be replaced.
+    resume
+        Whether to go on where the same job was interrupted, with the same result as if it never
+        had been. Where nothing was interrupted, the job begins; see `CompleteError`.
     progress
         Told how the passes go.
 
@@ -158,12 +159,14 @@ def quantize(
     Raises
     ------
     InvalidArgumentError
-        If an argument has a value that is not allowed.
+        If an argument has a value that is not allowed, or another one than the interrupted job.
     SourceError
-        If no source can be read to its end.
+        If no source can be read to its end, or one has changed since the job was interrupted.
     OutputError
-        If the output exists, or cannot be written. Outputs that are finished stay; nothing
-        unfinished is left.
+        If the output exists, is being written by another job, or cannot be written. Outputs that
+        are finished stay; what is done of others stays in a folder beside them, to be resumed.
+    CompleteError
+        An `OutputError`: with `resume`, if the output is there and nothing was interrupted.
 
     Notes
     -----
@@ -185,58 +188,97 @@ def quantize(
     is_single = _sources.is_single(sources) and len(found) == 1
     failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
     refuse_failed(failures, len(found))
-    target = Destination(output, found, is_single=is_single, overwrite=overwrite)
+    target = Destination(output, found, is_single=is_single)
     if palette is not None:
         check_integer("the number of colours in palette", len(palette), 1, target.max_colors)
     else:
         check_integer("n_colors", n_colors, 2, target.max_colors, f"for a {target.kind} output")
-    usable = {i: f.source for i, f in enumerate(found) if f.source is not None}
-    bands = max(source.shape[2] for source in usable.values())
-    start = _check_init(init, n_colors, bands)
+    bands = max(image.source.shape[2] for image in found if image.source is not None)
+    fitting = {
+        "n_colors": int(n_colors),
+        "start": _check_init(init, n_colors, bands),
+        "n_init": int(n_init or max(_MIN_STARTS, _STARTED_COLORS // n_colors)),
+        "max_iter": int(max_iter),
+        "tol": float(tol),
+        "seed": int(seed),
+    }
+    options = _described(fitting, palette, dither, compression, target.kind)
     passes = Passes(progress)
-    fit: _Fit | None = None
-    with (
-        opened(target.workspace, target.path) as space,
-        writing(target.path),
-        _stage(staging, space.path) as stage,
-    ):
-        space.begin_anew(target.path)
-        if palette is None:
-            staged = _plan_staging(usable, stage)
-            counts, failed = count_colours(passes, _pieces(usable), bands, staged)
-            failures |= failed
-            refuse_failed(failures, len(found))
-            summary = ColourSummary(counts)
-            del counts  # the summary takes its place in memory, as the labels will the summary's
-            fit = _fit(
-                summary,
-                n_colors,
-                start,
-                n_init=n_init or max(_MIN_STARTS, _STARTED_COLORS // n_colors),
-                max_iter=max_iter,
-                tol=tol,
-                seed=seed,
-            )
-            del summary
-            usable = {i: staged.get(i, s) for i, s in usable.items() if i not in failures}
-            palette = fit.palette
-        outputs = target.outputs(space.path, usable, palette, compression)
-        assigned = passes.run(
-            "write",
-            Assign(palette, measure=fit is None),
-            _passes.partition(_output_pieces(usable, outputs)),
-            Assigned.merge,
-        )
+    if not resume:
+        target.refuse_existing(found, overwrite=overwrite)
+    with opened(target.workspace, target.path) as space, writing(target.path):
+        job = begin(space, target.path, options, found, resume=resume, overwrite=overwrite)
+        if resume:
+            target.refuse_existing(found, overwrite=job.overwrite, resumed=job)
+        usable = {i: f.source for i, f in enumerate(found) if f.source is not None}
+        fitted: Fit | None = None
+        with staging_folder(staging, target.path, job.folder) as stage:
+            if palette is None:
+                fitted, failed, usable = _fitted(passes, usable, bands, stage, job, fitting)
+                failures |= failed
+            colours = fitted.palette if fitted else palette
+            assert colours is not None  # noqa: S101 - tells the type checker what was just seen
+            failures |= target.published(job) or {}
+            usable = {i: source for i, source in usable.items() if i not in failures}
+            outputs = target.outputs(job, usable, colours, compression)
+            done = job.done(target.files, lambda index, key: outputs[index].is_sound(key))
+            work = Assign(colours, measure=fitted is None, journal=job.journal)
+            assigned = write_labels(passes, usable, outputs, done, work)
         failures |= assigned.failures
         refuse_failed(failures, len(found))
         written = {i: w for i, w in assigned.written.items() if i not in failures}
-        sizes = {i: _finish(outputs[i], w) for i, w in written.items()}
-        target.finish(space, space.path, failures)
+        sizes = finish(outputs, written, job)
+        target.finish(space, job, failures)
     report = _sources.report(found, target.files, failures, sizes)
-    quality = fit.quality() if fit else _measured(palette, list(written.values()))
+    quality = fitted.quality() if fitted else _measured(colours, list(written.values()))
     return QuantizeResult(
         **quality, n_passes=passes.n_passes, bytes_read=passes.bytes_read, report=report
     )
+
+
+def _described(
+    fitting: Mapping[str, Any],
+    palette: Palette | None,
+    dither: str,
+    compression: str,
+    kind: str,
+) -> dict[str, Any]:
+    """Return all options that change a byte of the output, as a job is described in its file."""
+    start = fitting["start"]
+    return {
+        **{name: value for name, value in fitting.items() if name != "start"},
+        "init": "k-means++" if start is None else start.tolist(),
+        "palette": None if palette is None else list(palette.hex),
+        "dither": dither,
+        "compression": compression,
+        "output": f"quantize to {kind}",
+    }
+
+
+def _fitted(  # noqa: PLR0917 - private, called once
+    passes: Passes,
+    usable: Mapping[int, BlockSource],
+    bands: int,
+    stage: Path,
+    job: Job,
+    options: Mapping[str, Any],
+) -> tuple[Fit, dict[int, str], dict[int, BlockSource]]:
+    """Return the palette, the sources that failed, and the others, decoded if they are staged.
+
+    A job that goes on takes the palette that it had found, and reads nothing for it.
+    """
+    if job.fit.exists():
+        fitted, failures = Fit.read(job.fit)
+        return fitted, failures, {i: s for i, s in usable.items() if i not in failures}
+    staged = _plan_staging(usable, stage)
+    counts, failures = count_colours(passes, _pieces(usable), bands, staged)
+    refuse_failed(failures, len(usable))
+    summary = ColourSummary(counts)
+    del counts  # the summary takes its place in memory, as the labels will the summary's
+    fitted = fit(summary, **options)
+    fitted.write(job.fit, failures)
+    left = {i: staged.get(i, source) for i, source in usable.items() if i not in failures}
+    return fitted, failures, left
 
 
 def _check_options(  # noqa: PLR0917 - private, called once
@@ -268,18 +310,6 @@ def _check_init(init: Any, n_colors: int, bands: int) -> Float64 | None:
     return centers
 
 
-@contextmanager
-def _stage(staging: str | Path | None, scratch: Path) -> Iterator[Path]:
-    """Make the folder for decoded pixels, where asked for or in the scratch folder."""
-    if staging is None:
-        yield scratch
-        return
-    if not Path(staging).is_dir():
-        raise InvalidArgumentError(f"staging is {str(staging)!r}; it must be an existing folder.")
-    with tempfile.TemporaryDirectory(prefix=".dkmeans-", dir=staging) as folder:
-        yield Path(folder)
-
-
 def _plan_staging(usable: Mapping[int, BlockSource], stage: Path) -> dict[int, StagedSource]:
     """Choose the sources to keep decoded: those read in order, while half the free disk lasts.
 
@@ -305,76 +335,6 @@ def _pieces(usable: Mapping[int, BlockSource]) -> list[Piece]:
     return pieces
 
 
-def _output_pieces(usable: Mapping[int, BlockSource], outputs: Mapping[int, Output]) -> list[Piece]:
-    """Return each source whole, in the windows that its output takes."""
-    pieces: list[Piece] = []
-    for index, source in usable.items():
-        height, width, _ = source.shape
-        size = label_windows(outputs[index], height, width, source.block, source.read_block)
-        windows = tuple(grid(height, width, size))
-        pieces.append(OutputPiece(index, source, windows, outputs[index]))
-    return pieces
-
-
-def _finish(output: Output, written: Written) -> int:
-    return output.finish(written.entries) if written.nbytes is None else written.nbytes
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """A palette fitted to counted colours."""
-
-    palette: Palette
-    centers: Float64
-    solution: Solution
-    n_distinct: int
-    n_pixels: int
-    psnr: float
-
-    def quality(self) -> dict[str, Any]:
-        """Return what the result tells of it."""
-        return {
-            "palette": self.palette,
-            "centers": self.centers,
-            "inertia": self.solution.inertia,
-            "psnr": self.psnr,
-            "n_distinct": self.n_distinct,
-            "n_pixels": self.n_pixels,
-            "n_iter": self.solution.n_iter,
-            "stop_reason": self.solution.stop_reason,
-        }
-
-
-def _fit(summary: ColourSummary, n_colors: int, start: Float64 | None, **options: Any) -> _Fit:
-    """Run k-means on counted colours and make the palette of its centres."""
-    exact = summary.depths[-1]
-    if summary.n_points <= n_colors:
-        centers = summary.colours().astype(np.float64)
-        solution = Solution(centers, summary.counts, 0.0, 0, "exact")
-    else:
-        relaxation = RELAXATION if start is None else 1.0  # a given start is iterated as it is
-        solution = solve(summary, n_colors, init=start, relaxation=relaxation, **options)
-    order = np.argsort(-solution.weights, kind="stable")
-    centers = solution.centers[order]
-    # Two centres can round to one colour; unique sorts, but the order of shares is wanted.
-    rounded = np.clip(np.rint(centers), 0, 255)
-    _, first = np.unique(rounded, axis=0, return_index=True)
-    colors = rounded[np.sort(first)]
-    totals = summary.assign(colors, exact)
-    # Colours that no pixel got are dropped; the order stays, as it decides who gets a tie.
-    used = totals.weights > 0
-    rgb = np.repeat(colors[used], 3 // summary.bands, axis=1).astype(np.uint8)
-    palette = Palette(rgb, shares=totals.weights[used] / summary.weight)
-    error = summary.inertia(colors, totals)
-    psnr = _psnr(error, summary.weight * summary.bands)
-    return _Fit(palette, centers, solution, summary.n_points, summary.weight, psnr)
-
-
-def _psnr(squared_error: float, n_values: int) -> float:
-    """Return the peak signal-to-noise ratio of 8-bit values, in dB."""
-    return 10 * math.log10(255**2 * n_values / squared_error) if squared_error else math.inf
-
-
 def _measured(palette: Palette, written: Sequence[Written]) -> dict[str, Any]:
     """Return the quality of a given palette, as measured while writing."""
     uses = np.sum([w.uses for w in written if w.uses is not None], axis=0)
@@ -384,7 +344,7 @@ def _measured(palette: Palette, written: Sequence[Written]) -> dict[str, Any]:
         "palette": Palette(palette.colors, shares=uses / n_pixels, names=palette.names),
         "centers": None,
         "inertia": float(error),
-        "psnr": _psnr(error, 3 * n_pixels),
+        "psnr": psnr(error, 3 * n_pixels),
         "n_distinct": None,
         "n_pixels": n_pixels,
         "n_iter": 0,

@@ -1,7 +1,9 @@
 """Pixels decoded once and kept on disk until the second pass, where decoding again is slower."""
 
-from collections.abc import Generator, Sequence
-from contextlib import closing
+import hashlib
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy.typing as npt
 from dkmeans._kernels import colours as kernels
 from dkmeans._summary import planes
 from dkmeans._tiling import Window, reading_block
-from dkmeans._validation import SourceError
+from dkmeans._validation import InvalidArgumentError, SourceError
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -74,6 +76,37 @@ class StagedSource:
     def remove(self) -> None:
         """Delete the file; nothing happens if it is gone."""
         Path(self.path).unlink(missing_ok=True)
+
+
+@contextmanager
+def staging_folder(wanted: str | Path | None, output: Path, scratch: Path) -> Iterator[Path]:
+    """Make the folder for decoded pixels, in a folder asked for or in `scratch`; remove it.
+
+    Its name follows from that of the output, so that what a crash has left is found again.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the folder asked for is none.
+    """
+    if wanted is not None and not Path(wanted).is_dir():
+        raise InvalidArgumentError(f"staging is {str(wanted)!r}; it must be an existing folder.")
+    name = f"dkmeans-{hashlib.sha256(os.fsencode(output)).hexdigest()[:16]}.staged"
+    folder = scratch / name if wanted is None else Path(wanted, f".{name}")
+    with suppress(FileNotFoundError):
+        _remove(folder)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of staged pixels, with nothing else in it."""
+    for file in folder.glob("*.raw"):
+        file.unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def interleaved(block: UInt8) -> UInt8:

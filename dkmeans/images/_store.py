@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
@@ -30,6 +31,7 @@ CHUNK = 2048  # pixels a side: 12 MiB of RGB
 PACKED_CHUNK = 1 << 22  # pixels: 12 MiB of RGB
 _FORMAT, _VERSION = "dkmeans-images", 1
 _ALWAYS_WRITE: Any = {"write_empty_chunks": True}  # comparing each chunk with zero costs more
+_CRC_BYTES = 4
 _MARKERS = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -100,13 +102,37 @@ class ZarrSource:
                 yield self._read(array, window)
 
     def _read(self, array: Any, window: Window) -> UInt8:
-        if self.offset is None:
-            block: UInt8 = np.asarray(array[window.rows, window.columns])
-            return block.reshape(window.height, window.width, self.shape[2])
+        region: tuple[slice, ...] = window.rows, window.columns
         width = self.shape[1]
-        start = self.offset + window.y * width
-        rows = np.asarray(array[start : start + window.height * width])
-        return rows.reshape(window.height, width, self.shape[2])[:, window.columns]
+        if self.offset is not None:
+            start = self.offset + window.y * width
+            region = (slice(start, start + window.height * width),)
+        try:
+            pixels: UInt8 = np.asarray(array[region])
+        except _ERRORS as error:
+            if chunk := _damaged_chunk(array, region):
+                place = Path(self.store, self.array)
+                raise SourceError(f"{place}: chunk {chunk} is damaged ({error}).") from error
+            raise
+        if self.offset is None:
+            return pixels.reshape(window.height, window.width, self.shape[2])
+        return pixels.reshape(window.height, width, self.shape[2])[:, window.columns]
+
+
+def _damaged_chunk(array: Any, region: Sequence[slice]) -> str | None:
+    """Return the name of the first chunk of a region that cannot be read."""
+    shape = array.shards or array.chunks
+    touched = [
+        range(part.start // size, -(-part.stop // size))
+        for part, size in zip(region, shape, strict=False)
+    ]
+    for numbers in itertools.product(*touched):
+        try:
+            array[tuple(slice(n * s, (n + 1) * s) for n, s in zip(numbers, shape, strict=False))]
+        except _ERRORS:
+            whole = (*numbers, *(0 for _ in shape[len(numbers) :]))
+            return str(array.metadata.encode_chunk_key(whole))
+    return None
 
 
 @contextmanager
@@ -230,7 +256,9 @@ def create(
     path: Path, arrays: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], *, compress: bool
 ) -> None:
     """Create a working store with empty arrays, given the shape and chunks of each by name."""
-    codec = _zarr().codecs.BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle")
+    codecs = [_zarr().codecs.Crc32cCodec()]
+    if compress:
+        codecs.insert(0, _zarr().codecs.BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle"))
     group = _zarr().create_group(str(path), zarr_format=3)
     for name, (shape, chunks) in arrays.items():
         group.create_array(
@@ -238,7 +266,7 @@ def create(
             shape=shape,
             chunks=chunks,
             dtype=np.uint8,
-            compressors=codec if compress else None,
+            compressors=codecs,
             config=_ALWAYS_WRITE,
         )
 
@@ -347,11 +375,25 @@ def create_labels(path: Path, name: str, shape: tuple[int, int], palette: Palett
         shape=shape,
         chunks=(min(CHUNK, shape[0]), min(CHUNK, shape[1])),
         dtype=label_dtype(len(palette)),
+        compressors=[_zarr().codecs.ZstdCodec(level=0), _zarr().codecs.Crc32cCodec()],
         dimension_names=("y", "x"),
         zarr_format=3,
         config=_ALWAYS_WRITE,
     )
     array.attrs["palette"] = list(palette.hex)
+
+
+def is_sound(array: Path, chunk: Sequence[int]) -> bool:
+    """Return whether a chunk that was written is still there, and as it was written.
+
+    It ends with the checksum of what comes before it, as the arrays of this module have it.
+    """
+    try:
+        data = array.joinpath("c", *map(str, chunk)).read_bytes()
+    except OSError:
+        return False
+    checksum: int = google_crc32c.value(data[:-_CRC_BYTES])
+    return data[-_CRC_BYTES:] == checksum.to_bytes(_CRC_BYTES, "little")
 
 
 def label_dtype(n_colors: int) -> np.dtype[Any]:

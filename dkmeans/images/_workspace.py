@@ -11,13 +11,13 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dkmeans._stores import sync_folder, writing
-from dkmeans._validation import OutputError
+from dkmeans._validation import KEPT, OutputError
 
 LOCK = "dkmeans.lock"  # its presence tells that the folder is ours
 _FORMAT = "dkmeans-lock"
@@ -35,13 +35,16 @@ class Workspace:
     ----------
     path
         The folder.
-    is_worth_keeping
-        Whether it stays if the job fails: there is finished work in it.
+    is_kept
+        Tells whether it stays if the job fails: there is finished work in it.
+    can_resume
+        Whether the same job could go on from there.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_worth_keeping = False
+        self.is_kept: Callable[[], bool] = lambda: False
+        self.can_resume = False
 
     def begin_anew(self, output: Path) -> None:
         """Remove what an interrupted job has left, and say so."""
@@ -116,8 +119,9 @@ def _used(space: Workspace, output: Path) -> Iterator[Workspace]:
     try:
         yield space
     except BaseException as error:
-        if space.is_worth_keeping:
-            error.add_note(f"what is done is kept in {space.path}; resume=True goes on from there")
+        if space.is_kept():
+            if space.can_resume:
+                error.add_note(f"{KEPT} in {space.path}; resume=True goes on from there")
         else:
             with suppress(OSError):  # the first error tells more
                 space.sweep(output)

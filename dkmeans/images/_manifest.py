@@ -1,0 +1,420 @@
+"""What a job has done so far, written down so that another process can go on from there.
+
+In the workspace of an output lies ``job.json``: what was asked for, and of which sources. It names
+the folder of this run, which holds ``fit.json`` (the palette, once it is fixed), the parts or the
+store under construction, and notes: lines of JSON that tasks append when they have finished
+something, each with its own checksum and that of what it tells of. Nothing of this is synced to
+the disk on the way: what a loss of power takes fails its checksum, and is made again.
+"""
+
+import itertools
+import json
+import secrets
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from isal import isal_zlib
+
+from dkmeans import _stores
+from dkmeans._documents import Kind, shown
+from dkmeans._passes import in_threads
+from dkmeans._validation import InvalidArgumentError, SourceError
+from dkmeans.images._outputs import Entry
+from dkmeans.images._sources import Found
+from dkmeans.images._workspace import Workspace
+
+_START_OVER = "Run without resume to start over."
+_JOB = Kind("job", 1, ("run", "overwrite", "options", "sources"), _START_OVER)
+_PUBLICATION = Kind("publication", 1, ("failures",), _START_OVER)
+_NOTED = 16 << 20  # pixels between two notes: what an interruption costs each worker
+_COPY = 1 << 20  # bytes at a time
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a task has finished.
+
+    Attributes
+    ----------
+    index
+        Of the source.
+    part
+        The name of the part it lies in, or "" for chunks, which carry their own checksums.
+    size, crc
+        The length of the part so far, and the checksum of these bytes.
+    entries
+        What has been added to the part since the last note.
+    uses, error
+        As in `Written`, of these entries.
+    finished
+        The size and checksum of the finished file, which is about to get its name; else None.
+    """
+
+    index: int
+    part: str = ""
+    size: int = 0
+    crc: int = 0
+    entries: tuple[Entry, ...] = ()
+    uses: tuple[int, ...] | None = None
+    error: int = 0
+    finished: tuple[int, int] | None = None
+
+    def line(self) -> str:
+        """Return the note as a line of text."""
+        entries = [[e.key, e.start, e.size, e.adler, e.length] for e in self.entries]
+        members = [self.index, self.part, self.size, self.crc, entries]
+        text = json.dumps([*members, self.uses, self.error, self.finished], separators=(",", ":"))
+        return f"{isal_zlib.crc32(text.encode()):08x} {text}\n"
+
+    @classmethod
+    def of_line(cls, line: str, parts: Path) -> "Note":
+        """Return what `line` made a line of, or raise ValueError: it was cut off, or damaged.
+
+        `parts` is the folder of the parts, which no part can leave.
+        """
+        crc, _, text = line.partition(" ")
+        if int(crc, 16) != isal_zlib.crc32(text.encode()):
+            raise ValueError("a wrong checksum")
+        index, part, size, of_part, entries, uses, error, finished = json.loads(text)
+        if part and not (
+            part.endswith(".part") and part.replace("-", "").removesuffix(".part").isalnum()
+        ):
+            raise ValueError("no name of a part")
+        path = str(parts / part) if part else ""
+        found = tuple(Entry(key, path, *rest) for key, *rest in entries)
+        if any(entry.start < 0 or entry.start + entry.size > size for entry in found):
+            raise ValueError("an entry beyond its part")
+        whole = None if finished is None else (int(finished[0]), int(finished[1]))
+        return cls(index, part, size, of_part, found, uses and tuple(uses), error, whole)
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Where notes are appended. Pickled into tasks; the files are of one task each."""
+
+    folder: str
+
+    def file(self) -> Path:
+        """Return a file of no other task."""
+        return Path(self.folder, f"{secrets.token_hex(8)}.notes")
+
+    def notes(self) -> list[Note]:
+        """Return all notes that are whole, in any order of files."""
+        parts = Path(self.folder)
+        found = []
+        for file in sorted(parts.glob("*.notes")):
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    found.append(Note.of_line(line, parts))
+                except (ValueError, TypeError, OverflowError):
+                    continue  # its work is done again
+        return found
+
+
+Tally = Callable[[], tuple[npt.NDArray[np.int64] | None, int]]
+
+
+class Noter:
+    """Collects what a task finishes of one source, and notes it from time to time."""
+
+    def __init__(self, file: Path, index: int, measured: Tally) -> None:
+        self._file, self._index, self._measured = file, index, measured
+        self._entries: list[Entry] = []
+        self._part, self._size, self._crc = "", 0, 0
+        self._waiting = 0
+        self._uses, self._error = measured()
+        if self._uses is not None:
+            self._uses = self._uses.copy()
+
+    def add(self, entries: Sequence[Entry], part: str, size: int, crc: int, n_pixels: int) -> None:
+        """Take note that a part has grown by entries, made of so many pixels."""
+        self._entries.extend(entries)
+        self._part, self._size, self._crc = part, size, crc
+        self._waiting += n_pixels
+        if self._waiting >= _NOTED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append what waits to the file."""
+        if self._entries:
+            self._append(self._pending())
+
+    def finished(self, size: int, crc: int) -> None:
+        """Take note that a finished file is about to get its name."""
+        last = Note(self._index, finished=(size, crc))
+        self._append(*([self._pending(), last] if self._entries else [last]))
+
+    def _pending(self) -> Note:
+        uses, error = self._measured()
+        grown: tuple[int, ...] | None = None
+        if uses is not None and self._uses is not None:
+            grown = tuple((uses - self._uses).tolist())
+            self._uses = uses.copy()
+        note = Note(
+            self._index,
+            self._part and Path(self._part).name,
+            self._size,
+            self._crc,
+            tuple(self._entries),
+            grown,
+            int(error - self._error),
+        )
+        self._error, self._waiting = error, 0
+        self._entries.clear()
+        return note
+
+    def _append(self, *notes: Note) -> None:
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write("".join(note.line() for note in notes))
+
+
+@dataclass
+class Done:
+    """What has been done of one source, and is still there.
+
+    Attributes
+    ----------
+    entries
+        By key.
+    uses, error
+        Of these entries, as in `Written`.
+    nbytes
+        The size of the finished file, or None if there is none.
+    """
+
+    entries: dict[int, Entry] = field(default_factory=dict)
+    uses: npt.NDArray[np.int64] | None = None
+    error: int = 0
+    nbytes: int | None = None
+
+    def add(self, note: Note) -> None:
+        """Add a note, unless some of it was told by another: a task can have run twice."""
+        if any(entry.key in self.entries for entry in note.entries):
+            return
+        self.entries.update({entry.key: entry for entry in note.entries})
+        if note.uses is not None:
+            uses = np.array(note.uses, np.int64)
+            self.uses = uses if self.uses is None else self.uses + uses
+        self.error += note.error
+
+
+class Job:
+    """One run of a command on an output, of this process or gone on with from another.
+
+    Attributes
+    ----------
+    folder
+        For all that the run writes.
+    is_resumed
+        Whether there was something to go on from.
+    overwrite
+        Whether what exists may be replaced.
+    """
+
+    def __init__(self, folder: Path, *, is_resumed: bool, overwrite: bool) -> None:
+        self.folder = folder
+        self.is_resumed = is_resumed
+        self.overwrite = overwrite
+        self.journal = Journal(str(folder))
+        self.fit = folder / "fit.json"
+        self._laid_out = folder / "laid-out"
+        self._publication = folder / "publication.json"
+
+    def has_work(self) -> bool:
+        """Return whether another run could go on from here."""
+        return self.fit.exists() or any(self.folder.glob("*.notes"))
+
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether the arrays of the store under construction are all there."""
+        return self._laid_out.exists()
+
+    def laid_out(self) -> None:
+        """Take note that they are."""
+        _stores.write(self._laid_out, b"")
+
+    def publishing(self, failures: Mapping[int, str]) -> None:
+        """Take note that the finished store is about to get its name, without these sources."""
+        named = {str(index): reason for index, reason in failures.items()}
+        _PUBLICATION.write(self._publication, {"failures": named}, indent=None)
+
+    def published(self, made: Path, output: Path) -> dict[int, str] | None:
+        """Return the failures of a store that has its name already; None if it has not."""
+        if made.exists() or not output.exists() or not self._publication.exists():
+            return None
+        with _PUBLICATION.damaged(self._publication):
+            named = _PUBLICATION.read(self._publication)["failures"]
+            return {int(index): str(reason) for index, reason in dict(named).items()}
+
+    def finished(self) -> set[int]:
+        """Return the sources whose finished files have got their names, or were about to."""
+        return {note.index for note in self.journal.notes() if note.finished is not None}
+
+    def done(
+        self, files: Mapping[int, Path], is_sound: Callable[[int, int], bool]
+    ) -> dict[int, Done]:
+        """Return what is done, by index of the source; whatever its checksum tells of is left out.
+
+        Parameters
+        ----------
+        files
+            The finished file of each source.
+        is_sound
+            Told an index and a key, whether that chunk is as it was written.
+        """
+        notes: dict[int, list[Note]] = {}
+        for note in self.journal.notes() if self.is_resumed else []:
+            if note.index in files:
+                notes.setdefault(note.index, []).append(note)
+        noted = {note.part for of_source in notes.values() for note in of_source}
+        for part in itertools.chain(self.folder.glob("*.part"), self.folder.glob("*.joined")):
+            if part.name not in noted:
+                part.unlink()
+        found = in_threads(
+            lambda index: _done(
+                notes[index], files[index], self.folder, lambda k: is_sound(index, k)
+            ),
+            list(notes),
+        )
+        return dict(zip(notes, found, strict=True))
+
+
+def begin(
+    space: Workspace,
+    output: Path,
+    options: Mapping[str, Any],
+    found: Sequence[Found],
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Job:
+    """Begin a job in a workspace, or go on with the one that was interrupted there.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If that one had other options or sources.
+    SourceError
+        If a source has changed since.
+    """
+    place = space.path / "job.json"
+    options = {**options, "version of dkmeans": metadata.version("dkmeans")}
+    sources = [
+        [image.path, image.name, None if image.source is None else image.source.fingerprint()]
+        for image in found
+    ]
+    if resume and place.exists():
+        space.is_kept = lambda: True
+        members = _JOB.read(place)
+        with _JOB.damaged(place):
+            run, allowed = _checked(members, space.path), members["overwrite"] is True
+        _refuse_other(output, members, options, sources)
+        job = Job(space.path / run, is_resumed=True, overwrite=overwrite or allowed)
+        if overwrite and not allowed:
+            _JOB.write(place, {**members, "overwrite": True}, indent=None)
+    else:
+        space.begin_anew(output)
+        run = secrets.token_hex(4)
+        (space.path / run).mkdir()
+        members = {"run": run, "overwrite": overwrite, "options": options, "sources": sources}
+        _JOB.write(place, members, indent=None)
+        job = Job(space.path / run, is_resumed=False, overwrite=overwrite)
+    space.is_kept, space.can_resume = job.has_work, True
+    return job
+
+
+def _checked(members: Mapping[str, Any], folder: Path) -> str:
+    """Return the name of the run's folder, if what was read is the description of a job."""
+    run: Any = members["run"]
+    if not isinstance(run, str) or not run.isalnum() or not (folder / run).is_dir():
+        raise ValueError("the folder of its run is missing")
+    lists = isinstance(members["sources"], list) and all(
+        isinstance(source, list) and source for source in members["sources"]
+    )
+    if not isinstance(members["options"], dict) or not lists:
+        raise ValueError("options and sources must be there")
+    return run
+
+
+def _refuse_other(
+    output: Path, members: Mapping[str, Any], options: Mapping[str, Any], sources: list[Any]
+) -> None:
+    """Raise unless the interrupted job was asked for the same."""
+    remedy = "give what it had, or run without resume to start over."
+    before = members["options"]
+    for name in [*options, *before]:
+        if before.get(name) != options.get(name):
+            raise InvalidArgumentError(
+                f"{name} is {shown(options.get(name))}, but was {shown(before.get(name))} when the "
+                f"job on {output} was interrupted; {remedy}"
+            )
+    if [source[:2] for source in members["sources"]] != [source[:2] for source in sources]:
+        raise InvalidArgumentError(
+            f"sources are others than those of the job on {output} that was interrupted; {remedy}"
+        )
+    for then, now in zip(members["sources"], sources, strict=True):
+        if then != now:
+            raise SourceError(
+                f"{now[0]}: changed since the job on {output} was interrupted; run without resume "
+                "to start over."
+            )
+
+
+def _done(notes: Sequence[Note], file: Path, parts: Path, is_sound: Callable[[int], bool]) -> Done:
+    done = Done()
+    for note in notes:
+        if note.finished is not None and _checksum(file, note.finished[0]) == note.finished:
+            done.nbytes = note.finished[0]
+    for name in dict.fromkeys(note.part for note in notes if note.entries):
+        of_part = sorted((n for n in notes if n.part == name and n.entries), key=lambda n: n.size)
+        if done.nbytes is not None:
+            sound = of_part  # the parts are gone: the finished file stands for them
+        elif name:
+            sound = _sound(parts / name, of_part)
+        else:
+            sound = [n for n in of_part if all(is_sound(e.key) for e in n.entries)]
+        for note in sound:
+            done.add(note)
+    return done
+
+
+def _sound(part: Path, notes: Sequence[Note]) -> list[Note]:
+    """Return the notes of a part, by size, whose bytes are those that were written."""
+    sound = []
+    try:
+        if not stat.S_ISREG(part.lstat().st_mode):
+            return []
+        with part.open("rb") as file:
+            crc = position = 0
+            for note in notes:
+                while position < note.size and (
+                    data := file.read(min(_COPY, note.size - position))
+                ):
+                    crc = isal_zlib.crc32(data, crc)
+                    position += len(data)
+                if (position, crc) != (note.size, note.crc):
+                    break
+                sound.append(note)
+    except OSError:
+        pass  # what cannot be read is made again
+    return sound
+
+
+def _checksum(file: Path, size: int) -> tuple[int, int] | None:
+    """Return the size and checksum of a file, or None if it is not there in this size."""
+    try:
+        if file.stat().st_size != size or not file.is_file():
+            return None
+        crc = 0
+        with file.open("rb") as stream:
+            while data := stream.read(_COPY):
+                crc = isal_zlib.crc32(data, crc)
+    except OSError:
+        return None
+    return size, crc

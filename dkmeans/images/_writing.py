@@ -1,0 +1,79 @@
+"""The last pass of `quantize`: what is not yet written is labelled, and each output finished."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from dkmeans import _passes
+from dkmeans._passes import BlockSource, Passes, Piece
+from dkmeans._tiling import grid
+from dkmeans.images._assign import Assign, Assigned, OutputPiece, Written
+from dkmeans.images._manifest import Done, Job, Noter
+from dkmeans.images._outputs import Output, label_windows
+
+_NOTHING = Done()
+
+
+def write_labels(
+    passes: Passes,
+    usable: Mapping[int, BlockSource],
+    outputs: Mapping[int, Output],
+    done: Mapping[int, Done],
+    work: Assign,
+) -> Assigned:
+    """Label and write all that is not done; return all, by index of the source."""
+    pieces = _pieces(usable, outputs, done)
+    made = Assigned()
+    if pieces:
+        made = passes.run("write", work, _passes.partition(pieces), Assigned.merge)
+    written = {index: _before(done[index]) for index in usable if index in done}
+    for index, part in made.written.items():
+        written[index] = _joined(written[index], part) if index in written else part
+    return Assigned(written, made.failures)
+
+
+def finish(
+    outputs: Mapping[int, Output], written: Mapping[int, Written], job: Job
+) -> dict[int, int]:
+    """Finish all outputs whose parts are written; return the sizes of all."""
+    notes = job.journal.file()
+    sizes = {}
+    for index, parts in written.items():
+        noter = Noter(notes, index, lambda: (None, 0))
+        nbytes = parts.nbytes
+        sizes[index] = (
+            outputs[index].finish(parts.entries, noter.finished) if nbytes is None else nbytes
+        )
+    return sizes
+
+
+def _pieces(
+    usable: Mapping[int, BlockSource], outputs: Mapping[int, Output], done: Mapping[int, Done]
+) -> list[Piece]:
+    """Return of each source the windows that its output takes and that are not all written."""
+    pieces: list[Piece] = []
+    for index, source in usable.items():
+        before = done.get(index, _NOTHING)
+        if before.nbytes is not None:
+            continue
+        output = outputs[index]
+        height, width, _ = source.shape
+        size = label_windows(output, height, width, source.block, source.read_block)
+        windows = grid(height, width, size)
+        if before.entries:
+            windows = (w for w in windows if not before.entries.keys() >= set(output.keys(w)))
+        if left := tuple(windows):
+            pieces.append(OutputPiece(index, source, left, output))
+    return pieces
+
+
+def _before(done: Done) -> Written:
+    return Written(tuple(done.entries.values()), done.nbytes, done.uses, done.error)
+
+
+def _joined(before: Written, now: Written) -> Written:
+    """Return both; windows that were cut otherwise before can bring entries that were there."""
+    if not before.entries:
+        return now
+    known = {entry.key for entry in before.entries}
+    fresh = tuple(entry for entry in now.entries if entry.key not in known)
+    return before.merge(replace(now, entries=fresh))
