@@ -22,7 +22,7 @@ def job_options(command: Command) -> Command:
     )
 
 
-def resume_option(command: _Command) -> _Command:
+def resume_option(command: Command) -> Command:
     """Add the option of commands that can go on where they were interrupted."""
     option = click.option(
         "--resume",
