@@ -8,7 +8,7 @@ tried again for as long as ``DKMEANS_RETRY_SECONDS`` says.
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +22,8 @@ State = tuple[int, str]  # the size of an object in bytes, and its ETag
 
 _RETRY_SECONDS = 120
 _REQUEST_SECONDS = 30  # for one request, with all that it brings
+_PART, _PARTS, _AT_ONCE = 8 << 20, 9000, 4  # bytes of a part, parts at most, parts on their way
+_PAGE = 1000  # names in a request
 _NO_CREDENTIALS_SECONDS = 10  # to look for some where machines in a cloud have them
 _CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
@@ -177,6 +179,50 @@ def write(url: str, data: bytes, *, replace: bool) -> None:
     store, key = _object(url)
     with writing(url):
         _obstore().put(store, key, data, mode="overwrite" if replace else "create")
+
+
+def create(url: str, data: bytes) -> str | None:
+    """Write an object, if there is none; return its ETag, or None if there is one."""
+    store, key = _object(url)
+    with writing(url):
+        try:
+            made = _obstore().put(store, key, data, mode="create")
+        except _obstore().exceptions.AlreadyExistsError:
+            return None
+    return made["e_tag"] or ""
+
+
+def exchange(url: str, data: bytes, etag: str) -> str | None:
+    """Replace an object that has this ETag; return the new one, or None if it has another."""
+    store, key = _object(url)
+    with writing(url):
+        try:
+            made = _obstore().put(store, key, data, mode={"e_tag": etag})
+        except (_obstore().exceptions.PreconditionError, FileNotFoundError):
+            return None
+    return made["e_tag"] or ""
+
+
+def upload(url: str, chunks: Iterable[bytes], size: int) -> None:
+    """Write an object of `size` bytes in parts; it appears with the last, or not at all."""
+    store, key = _object(url)
+    part = max(_PART, -(-size // _PARTS))
+    with writing(url):
+        _obstore().put(store, key, iter(chunks), chunk_size=part, max_concurrency=_AT_ONCE)
+
+
+def remove_below(url: str, keep: str = "") -> int:
+    """Remove all objects below a URL but one; return how many."""
+    bucket, prefix = place(url)
+    store = _bucket(bucket)
+    kept = place(keep)[1] if keep else ""
+    with explained(_obstore().exceptions, url, OutputError, "removed"):
+        # What is listed is listed before anything is removed: pages would shift.
+        keys = [meta["path"] for page in _obstore().list(store, prefix) for meta in page]
+        keys = [key for key in keys if key != kept]
+        for start in range(0, len(keys), _PAGE):
+            _obstore().delete(store, keys[start : start + _PAGE])
+    return len(keys)
 
 
 def remove(url: str) -> None:

@@ -7,7 +7,8 @@ import pytest
 from s3_proxy import Trouble
 
 import dkmeans
-from dkmeans import _stores, _stores_objects
+from dkmeans import _stores, _stores_locks, _stores_objects
+from dkmeans._stores_locks import Lock, held
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
 
 BYTES = bytes(range(256)) * (5 << 12)  # 5 MiB
@@ -197,3 +198,85 @@ def test_models_and_palettes_have_urls(s3):
         palette.save(f"{s3}/p.gpl")
     palette.save(f"{s3}/p.gpl", overwrite=True)
     assert dkmeans.Palette.load(f"{s3}/p.gpl") == palette
+
+
+def test_objects_larger_than_memory_come_in_parts(s3):
+    def chunks():
+        for i in range(41):
+            yield bytes([i]) * (1 << 19)
+
+    _stores_objects.upload(f"{s3}/a", chunks(), 41 << 19)
+    assert _stores.read(f"{s3}/a") == b"".join(chunks())
+
+    def broken():
+        yield from chunks()
+        raise OSError("no more")
+
+    with pytest.raises((OutputError, OSError)):
+        _stores_objects.upload(f"{s3}/b", broken(), 41 << 19)
+    assert not _stores.exists(f"{s3}/b")
+
+
+def test_all_below_a_folder_is_removed(s3):
+    for i in range(30):
+        _stores.write(f"{s3}/in/{i % 3}/{i}", b"1")
+    _stores.write(f"{s3}/in-not", b"1")
+    assert _stores_objects.remove_below(f"{s3}/in", keep=f"{s3}/in/1/1") == 29
+    assert _stores.exists(f"{s3}/in/1/1")
+    assert _stores.exists(f"{s3}/in-not")
+
+
+@pytest.fixture
+def _fast(monkeypatch):
+    monkeypatch.setattr(_stores_locks, "_BEAT", 0.2)
+
+
+@pytest.mark.usefixtures("_fast")
+def test_a_lock_is_held_by_one(s3):
+    with held(f"{s3}/lock", "out") as (lock, was_left):
+        assert not was_left
+        with pytest.raises(OutputError, match=r"^out: another job is writing it \(process"):
+            Lock(f"{s3}/lock", "out").take()
+        lock.check()
+    assert not _stores.exists(f"{s3}/lock")
+
+
+@pytest.mark.usefixtures("_fast")
+def test_a_lock_that_was_left_is_taken_over_by_one(s3):
+    _stores.write(f"{s3}/lock", b"of one that was killed")
+    taken, refused = [], []
+
+    def take():
+        lock = Lock(f"{s3}/lock", "out")
+        try:
+            taken.append((lock, lock.take()))
+        except OutputError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=take) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [was_left for _, was_left in taken] == [True]
+    assert len(refused) == 2
+    taken[0][0].release()
+
+
+@pytest.mark.usefixtures("_fast")
+def test_who_lost_a_lock_knows(s3):
+    with held(f"{s3}/lock", "out") as (lock, _):
+        _stores.write(f"{s3}/lock", b"{}")
+        lock._thread.join(10)
+        with pytest.raises(OutputError, match="another job has taken it over"):
+            lock.check()
+    assert _stores.read(f"{s3}/lock") == b"{}"
+
+
+@pytest.mark.usefixtures("_fast")
+def test_a_lock_survives_troubles(s3, proxy):
+    with held(f"{s3}/lock", "out") as (lock, _):
+        proxy.trouble = [Trouble("503", 2, ("PUT",)), Trouble("half", 2, ("PUT",))]
+        with pytest.raises(OutputError, match="another job is writing it"):
+            Lock(f"{s3}/lock", "out").take()
+        lock.check()
