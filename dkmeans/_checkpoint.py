@@ -89,6 +89,19 @@ class Checkpoint:
             )
         return cls(place)
 
+    def is_there(self) -> bool:
+        """Return whether there is one.
+
+        Raises
+        ------
+        SourceError
+            If there is another file, or it is damaged: it is not to be overwritten.
+        """
+        if not _stores.exists(self.place):
+            return False
+        _KIND.read(self.place)
+        return True
+
     def belong(self, parameters: Mapping[str, Any], data: Table) -> None:
         """Tell what it belongs to: parameters by name, `n_clusters` among them, and data."""
         told = {name: _told(value) for name, value in parameters.items()}

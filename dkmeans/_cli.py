@@ -14,6 +14,7 @@ import click
 
 from dkmeans._cli_errors import SOME_FAILED, Commands
 from dkmeans._cli_jobs import job_options, resume_option, run
+from dkmeans._cli_tables import fit, predict
 from dkmeans._report_words import printable
 from dkmeans._validation import DkmeansError
 
@@ -26,7 +27,7 @@ _ALLOCATIONS = 50_000  # between two collections of garbage
 )
 @click.version_option(package_name="dkmeans", prog_name="dkmeans", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Reduce images of any size to a palette that k-means has chosen.
+    """Reduce images of any size to a palette that k-means has chosen, and cluster large tables.
 
     Exit status: 0 if all was done, 1 if a source or the work failed, 2 for wrong use, 130 if
     interrupted, 143 if terminated.
@@ -143,6 +144,10 @@ def info(ctx: click.Context, paths: tuple[str, ...]) -> None:
         _report.print_info(known)
     if failed:
         ctx.exit(SOME_FAILED)
+
+
+cli.add_command(fit)
+cli.add_command(predict)
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:

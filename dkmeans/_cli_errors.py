@@ -15,7 +15,13 @@ from dkmeans._validation import KEPT, CompleteError, DkmeansError, InvalidArgume
 SOME_FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 128 + 2, 128 + 15
 
 # What the library calls by other names. Its errors begin with the name of the argument.
-_OPTIONS = {"n_colors": "--colors", "n_init": "--n-init", "seed": "--seed", "staging": "--staging"}
+_OPTIONS = {
+    "n_colors": "--colors",
+    "n_init": "--n-init",
+    "seed": "--seed",
+    "staging": "--staging",
+    "checkpoint": "--checkpoint",
+}
 _WORDS = (
     (", or overwrite.", ", or give --overwrite."),
     ("run without resume", "run without --resume"),

@@ -13,7 +13,7 @@ from dkmeans._estimators_base import BaseKMeans, labels_of, warn
 from dkmeans._estimators_callbacks import Report, with_callbacks
 from dkmeans._frame import Frame
 from dkmeans._minibatch import Options, State
-from dkmeans._passes import Passes
+from dkmeans._passes import Passes, Progress
 from dkmeans._tables import Table
 
 
@@ -138,9 +138,13 @@ class MiniBatchKMeans(BaseKMeans):
 
         The parameters and what is raised are those of `KMeans.fit`.
         """
+        return self._fit(X, sample_weight, None)
+
+    def _fit(self, X: Any, sample_weight: Any, progress: Progress | None) -> Self:  # noqa: N803 - scikit-learn's name
+        """Find the centres, and show how passes go."""
         data = self._table(X, sample_weight, reset=True)
         self._check_size(data)
-        report = Report(self)
+        report = Report(self, progress)
         passes = Passes(report)
         rng = check_random_state(self.random_state)
         fitted = _minibatch.fit(passes, data, self._options(data, rng, report))

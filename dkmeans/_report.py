@@ -172,6 +172,11 @@ def print_failures(report: Iterable["SourceReport"], console: Console | None = N
     return len(failed)
 
 
+def print_facts(facts: dict[str, str], console: Console | None = None) -> None:
+    """Print what each fact is called and what it is, a line each."""
+    _print(console or _console(), _facts(facts))
+
+
 def _print(console: Console, *parts: RenderableType) -> None:
     """Print parts with a free line between them; in a terminal also around and a margin."""
     for i, part in enumerate(parts):

@@ -4,9 +4,11 @@ The last axis of an array holds the features; all others are samples. Rows are n
 over these, and in a collection from one array to the next.
 """
 
+import math
 import uuid
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, repeat
 from typing import Any
@@ -20,6 +22,7 @@ from dkmeans._tables_blocks import Block, TablePiece
 from dkmeans._tables_dask import DaskRows, ZarrRows, memory_as_dask, settle
 from dkmeans._tables_fingerprints import fingerprint
 from dkmeans._tables_kinds import Given, block_dtype, opened
+from dkmeans._tables_regions import Regions
 from dkmeans._validation import InvalidArgumentError
 
 __all__ = ["Block", "Table", "TablePiece", "table"]
@@ -122,6 +125,31 @@ class Table:
             known = rows if given.is_dask and isinstance(rows, DaskRows) else given
             parts += [known.array] if known.weights is None else [known.array, known.weights]
         return "-".join(map(fingerprint, parts))
+
+    def tiles(self, n_rows: int) -> tuple[list[TablePiece], tuple[int, ...], int]:
+        """Return pieces of one region each, the tiles of a regular grid.
+
+        With them, the extents of a tile, and how far along the first axis it is best read at a
+        time.
+
+        A tile holds about `n_rows` rows, and whole chunks of the data: so an answer that is stored
+        in chunks of these extents is written by tasks that own whole chunks. Only for one array
+        in memory or in Zarr.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If the table is of other data.
+        """
+        [array, *others] = self._rows
+        if others or isinstance(array, DaskRows):
+            raise InvalidArgumentError("X is of several arrays or of Dask's; give one array.")
+        piece = array.piece(0, 0)
+        unit = array.steps
+        per_unit = math.prod(min(a, b) for a, b in zip(unit, piece.leading, strict=True))
+        tile = (unit[0] * max(1, n_rows // max(1, per_unit)), *unit[1:])
+        grid = Regions.of(piece.leading, tile)
+        return [replace(piece, windows=(region,)) for region in grid], tile, unit[0]
 
     def map(self, function: RowFunction, dtype: npt.DTypeLike, columns: int | None = None) -> Any:
         """Return a function of all rows, in the kind and the shape of the data.

@@ -27,6 +27,11 @@ class RowArray(ABC):
     dtype: np.dtype[Any]
 
     @property
+    def steps(self) -> tuple[int, ...]:
+        """The extents of the regions to read, where that is free to choose."""
+        raise NotImplementedError(f"{type(self).__name__} is read by chunks of its own.")
+
+    @property
     @abstractmethod
     def leading(self) -> tuple[int, ...]:
         """The extents of all axes but the last."""
@@ -75,6 +80,11 @@ class MemoryRows(RowArray):
     def leading(self) -> tuple[int, ...]:
         """The extents of all axes but the last."""
         return self._leading
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The extents of the regions to read."""
+        return self._steps()
 
     @property
     def chunks(self) -> Chunks:

@@ -156,6 +156,11 @@ class ZarrRows(RowArray):
         self._chunks = regular(array.shape[:-1], self._steps)
 
     @property
+    def steps(self) -> tuple[int, ...]:
+        """The extents of the regions to read."""
+        return self._steps
+
+    @property
     def leading(self) -> tuple[int, ...]:
         """The extents of all axes but the last."""
         return self._source.shape[:-1]

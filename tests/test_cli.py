@@ -402,7 +402,7 @@ def test_every_option_is_documented(name):
     options, arguments = set(), []
     for parameter in COMMANDS[name].params:
         if isinstance(parameter, click.Option):
-            options.update(parameter.opts)
+            options.update(name for name in parameter.opts if name.startswith("--"))
         else:
             arguments.append(parameter.human_readable_name)
     assert f"dkmeans {name} {' '.join(arguments)}" in text

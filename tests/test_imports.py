@@ -28,6 +28,7 @@ FLOORS = (
     ("_lloyd",),
     ("_minibatch", "_model", "_checkpoint"),
     ("_estimators", "images"),
+    ("_jobs",),
     ("_report",),
     ("_cli",),
 )

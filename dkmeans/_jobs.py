@@ -1,0 +1,296 @@
+"""Jobs on tables, as the command line runs them: data by name in, a model or labels out."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans import _stores
+from dkmeans._checkpoint import Checkpoint
+from dkmeans._estimators import KMeans
+from dkmeans._estimators_functions import load
+from dkmeans._estimators_minibatch import MiniBatchKMeans
+from dkmeans._jobs_labels import write_labels
+from dkmeans._passes import Passes, Progress
+from dkmeans._tables import table
+from dkmeans._tables_zarr import LabelArray
+from dkmeans._validation import (
+    DkmeansError,
+    InvalidArgumentError,
+    OutputError,
+    SourceError,
+    check_choice,
+)
+from dkmeans.images import _workspace
+from dkmeans.images._destination import as_path
+
+ALGORITHMS = ("lloyd", "minibatch")
+_ROWS_OF_A_CHUNK = 1 << 20  # labels: 4 MiB
+_TABLE = 2  # axes
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """What `fit` found. Attributes are those of the estimators, without the underscore."""
+
+    model: str
+    n_rows: int
+    n_features: int
+    counts: npt.NDArray[Any]
+    inertia: float
+    n_iter: int
+    n_passes: int
+    n_missing: int
+    stop_reason: str
+    resumed: bool
+    report: tuple[()] = ()  # data are one source, whose failure is an error
+
+
+@dataclass(frozen=True, eq=False)
+class PredictResult:
+    """What `predict` wrote: where, the rows of each cluster, those left out, and the inertia."""
+
+    output: str
+    n_rows: int
+    n_features: int
+    counts: npt.NDArray[Any]
+    inertia: float
+    n_missing: int
+    report: tuple[()] = ()
+
+
+def fit(
+    data: str,
+    model: str,
+    *,
+    n_clusters: int,
+    algorithm: str = "lloyd",
+    init: str = "k-means++",
+    seed: int = 0,
+    max_iter: int | None = None,
+    tol: float | None = None,
+    missing: str = "error",
+    checkpoint: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Fit centres to the rows of an array, and write the model.
+
+    Parameters
+    ----------
+    data
+        The path or URL of a Zarr array, or a ``.npy`` file, which is mapped into memory.
+    model
+        The path or URL of the model to write.
+    n_clusters, init, max_iter, tol, missing
+        As for `KMeans` and `MiniBatchKMeans`; by default theirs.
+    algorithm
+        "lloyd" for `KMeans`, "minibatch" for `MiniBatchKMeans`.
+    seed
+        The random state.
+    checkpoint
+        Where to write what is needed to go on; by default beside the model.
+    resume
+        Whether to go on from the checkpoint of a fit that was interrupted, if there is one.
+    overwrite
+        Whether a model, and without `resume` a checkpoint, may be replaced.
+    progress
+        Is told how passes go.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If an argument has a value that is not allowed, or a checkpoint is of another fit.
+    SourceError
+        If the data cannot be read or clustered.
+    OutputError
+        If the model exists, or cannot be written.
+    """
+    check_choice("algorithm", algorithm, ALGORITHMS)
+    if algorithm == "minibatch" and checkpoint is not None:
+        raise InvalidArgumentError(
+            f"checkpoint is {checkpoint!r}, but mini-batches read the data once, so that there is "
+            "nothing to go on from; leave it out, or choose the algorithm lloyd."
+        )
+    kept = Checkpoint(checkpoint or f"{model}.checkpoint", stays=True)
+    given = {"max_iter": max_iter, "tol": tol}
+    parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    kind = KMeans if algorithm == "lloyd" else MiniBatchKMeans
+    estimator = kind(n_clusters, init=init, random_state=seed, missing=missing, **parameters)
+    try:
+        estimator._validate_params()  # noqa: SLF001 - of a class of ours
+    except ValueError as error:
+        raise InvalidArgumentError(str(error)) from error
+    shown = None if progress is None else _InBytes(progress)
+    with _alone(model):
+        resumed = _begin(model, kept, resume=resume, overwrite=overwrite)
+        rows = _opened(data)
+        with _about(data):
+            if isinstance(estimator, KMeans):
+                estimator._fit(rows, None, kept, shown)  # noqa: SLF001 - of a class of ours
+            else:
+                estimator._fit(rows, None, shown)  # noqa: SLF001 - of a class of ours
+        estimator.save(model)
+        kept.remove()  # only now: what was found is kept
+    return FitResult(
+        os.fspath(model),
+        table(rows).n_rows,
+        estimator.n_features_in_,
+        estimator.counts_,
+        estimator.inertia_,
+        estimator.n_iter_,
+        estimator.n_passes_,
+        estimator.n_missing_,
+        estimator.stop_reason_,
+        resumed,
+    )
+
+
+class _InBytes:
+    """A progress that is told of bytes, and not of pixels, which rows are not."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.advance, self.end = progress.advance, progress.end
+
+    def begin(self, name: str, nbytes: int, n_pixels: int) -> None:  # noqa: ARG002 - the protocol
+        self._progress.begin(name, nbytes, 0)
+
+
+def _begin(model: str, kept: Checkpoint, *, resume: bool, overwrite: bool) -> bool:
+    """Refuse to lose what is there; return whether there is a checkpoint to go on from."""
+    is_left = kept.is_there()
+    is_ours = overwrite or (resume and is_left)  # the model was written, and its fit not yet over
+    if _stores.exists(model) and not is_ours:
+        raise OutputError(f"{model}: exists already; choose another name, or overwrite.")
+    if is_left and not resume:
+        if not overwrite:
+            raise OutputError(
+                f"{kept.place}: was left by a fit that was interrupted; go on from it with "
+                "--resume, or start over with --overwrite."
+            )
+        kept.remove()
+        is_left = False
+    return is_left
+
+
+@contextmanager
+def _alone(output: str) -> Iterator[None]:
+    """Lock an output, if it is a file: of two jobs that write it the second is refused."""
+    if _stores.is_url(output):
+        yield
+        return
+    path = as_path("output", output).absolute()
+    with _workspace.opened(_workspace.place_of(path, is_folder=False), path):
+        yield
+
+
+def _opened(data: str) -> Any:
+    """Return data as the estimators take them."""
+    if not str(data).endswith(".npy") or _stores.is_url(data):
+        return data
+    try:
+        rows = np.load(data, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SourceError(f"{data}: cannot be read as a .npy file ({error}).") from error
+    if rows.ndim != _TABLE:
+        raise SourceError(
+            f"{data}: has the shape {rows.shape}; a .npy file must hold (rows, features)."
+        )
+    return rows
+
+
+@contextmanager
+def _about(data: str) -> Iterator[None]:
+    """Name the data in what is wrong with them; estimators do not know what they are called."""
+    try:
+        yield
+    except DkmeansError:
+        raise
+    except ValueError as error:
+        raise SourceError(f"{data}: {error}") from error
+
+
+def predict(
+    model: str,
+    data: str,
+    output: str,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> PredictResult:
+    """Write the label of each row of an array to a Zarr array, in one pass.
+
+    Parameters
+    ----------
+    model
+        The path or URL of a model that `fit` or `save` wrote.
+    data
+        As for `fit`, of as many features as were fitted.
+    output
+        A name that ends in ``.zarr``: int32, of the shape of the data without features; -1 for
+        rows with NaN, if the model leaves them out. It appears when it is complete.
+    overwrite
+        Whether a Zarr array of that name may be replaced.
+    progress
+        Is told how the pass goes.
+
+    Raises
+    ------
+    SourceError
+        If the model or the data cannot be read, or do not fit together.
+    OutputError
+        If the output exists, or cannot be written.
+    """
+    path = _label_path(output, overwrite=overwrite)
+    shown = None if progress is None else _InBytes(progress)
+    estimator = load(model)
+    rows = _opened(data)
+    with _about(data):
+        given = estimator._table(rows, None, reset=False)  # noqa: SLF001 - of a class of ours
+    pieces, chunks, height = given.tiles(_ROWS_OF_A_CHUNK)
+    if not pieces:
+        raise SourceError(f"{data}: has no rows.")
+    with (
+        _workspace.opened(_workspace.place_of(path, is_folder=False), path) as space,
+        _stores.writing(path),
+    ):
+        space.begin_anew(path)
+        made = space.path / "labels.zarr"
+        labels = LabelArray.create(str(made), given.shape[:-1], chunks)
+        centers = estimator._centers  # noqa: SLF001 - of a class of ours
+        found = write_labels(Passes(shown), pieces, height, centers, labels)
+        with _about(data):
+            estimator._check_ranges(found.ranges)  # noqa: SLF001 - of a class of ours
+        marks = {"format": "dkmeans-labels", "version": 1, "n_clusters": len(found.counts)}
+        labels.complete({"dkmeans": marks})
+        space.publish(made, path)
+    return PredictResult(
+        str(path),
+        given.n_rows,
+        given.n_features,
+        found.counts,
+        found.inertia(centers),
+        found.ranges.n_missing,
+    )
+
+
+def _label_path(output: str, *, overwrite: bool) -> Path:
+    """Return where labels go, if they may."""
+    if _stores.is_url(output):
+        raise OutputError(f"{output}: labels are not yet written to URLs; give a path.")
+    path = as_path("output", output).absolute()
+    if path.suffix != ".zarr":
+        raise InvalidArgumentError(f"output is {output!r}; its name must end in .zarr.")
+    if path.exists():
+        if not overwrite:
+            raise OutputError(f"{output}: exists already; choose another name, or overwrite.")
+        if not (path / "zarr.json").is_file():
+            raise OutputError(f"{output}: is no Zarr array, and so is not overwritten; remove it.")
+    return path

@@ -1,0 +1,107 @@
+"""The pass that labels rows: streamed by the workers into an array, a chunk by one task."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dkmeans import _passes
+from dkmeans._frame import Centers, Int64, Ranges
+from dkmeans._kernels import sums as sum_kernels
+from dkmeans._passes import Partition, Passes, Ticker
+from dkmeans._summary_rows import blocks
+from dkmeans._tables import TablePiece
+from dkmeans._tables_regions import Region
+from dkmeans._tables_zarr import LabelArray
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """What is known of rows that have been labelled: ranges, rows of each cluster, distances."""
+
+    ranges: Ranges
+    counts: Int64
+    limbs: Int64
+
+    def merge(self, other: "Labelled") -> "Labelled":
+        """Return what is known of both."""
+        limbs = self.limbs + other.limbs
+        sum_kernels.carry_limbs(limbs)
+        return Labelled(self.ranges.merge(other.ranges), self.counts + other.counts, limbs)
+
+    def inertia(self, centers: Centers) -> float:
+        """Return the sum of squared distances."""
+        return replace(centers.frame.totals(1), limbs=self.limbs).inertia
+
+
+@dataclass(frozen=True)
+class _Label:
+    """Labels the rows of a partition, and writes each piece as the chunk that it is."""
+
+    centers: Centers
+    labels: LabelArray
+    height: int
+
+    def __call__(self, partition: Partition, tick: Ticker) -> Labelled:
+        found: Labelled | None = None
+        for piece in partition:
+            part = self._write(piece, tick)
+            found = part if found is None else found.merge(part)
+        assert found is not None  # noqa: S101 - a partition has a piece
+        return found
+
+    def _write(self, piece: _passes.Piece, tick: Ticker) -> Labelled:
+        assert isinstance(piece, TablePiece)  # noqa: S101 - tells the type checker what tables are made of
+        [chunk] = piece.windows
+        across = math.prod(chunk.size[1:])
+        bands = tuple(band for _, _, band in chunk.bands(self.height * across))
+        labels = np.empty(chunk.size, np.int32)
+        found: Labelled | None = None
+        for block in blocks((replace(piece, windows=bands),), tick):
+            assigned = self.centers.assign(block.values)
+            labels[_inside(block.region, chunk)] = assigned.reshape(block.region.size)
+            ranges, used = Ranges.of(block.values, None, block.numbers)
+            counts = np.bincount(assigned[used], minlength=len(self.centers.offsets))
+            limbs = self.centers.frame.totals(1).limbs
+            distances = self.centers.squared_distances(block.values, assigned)
+            sum_kernels.add_exactly(distances[used], limbs)
+            part = Labelled(ranges, counts, limbs)
+            found = part if found is None else found.merge(part)
+        self.labels.write(chunk, labels)
+        assert found is not None  # noqa: S101 - a region has rows
+        return found
+
+
+def _inside(region: Region, chunk: Region) -> tuple[slice, ...]:
+    """Return where a region is in a chunk."""
+    start = tuple(a - b for a, b in zip(region.start, chunk.start, strict=True))
+    return Region(start, region.size).slices
+
+
+def write_labels(
+    passes: Passes,
+    pieces: Sequence[TablePiece],
+    height: int,
+    centers: Centers,
+    labels: LabelArray,
+) -> Labelled:
+    """Label rows in one pass, and write the labels.
+
+    Parameters
+    ----------
+    passes
+        Runs and counts it.
+    pieces
+        One for each chunk of the labels.
+    height
+        How far along the first axis they are best read at a time.
+    centers
+        The nearest of which is a row's label.
+    labels
+        OUT: of the chunks of the pieces.
+
+    Memory: the labels of a chunk, and some blocks, for each task that runs.
+    """
+    work = _Label(centers, labels, height)
+    return passes.run("predict", work, _passes.partition(pieces), Labelled.merge)
