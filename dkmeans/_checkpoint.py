@@ -172,7 +172,8 @@ class Checkpoint:
             self.remove()
 
     def remove(self) -> None:
-        """Remove it, if it is there."""
+        """Remove it, if it is there, and what killed writes of it have left."""
+        _stores.sweep(self.place)
         if _stores.exists(self.place):
             _stores.remove(self.place)
 

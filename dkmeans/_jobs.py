@@ -137,6 +137,7 @@ def fit(
             else:
                 estimator._fit(rows, None, shown)  # noqa: SLF001 - of a class of ours
         estimator.save(model)
+        _stores.sweep(model)
         kept.remove()  # only now: what was found is kept
     return FitResult(
         os.fspath(model),

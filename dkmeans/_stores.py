@@ -5,6 +5,7 @@ it is complete, under its own name, or not at all.
 """
 
 import errno
+import hashlib
 import io
 import os
 import re
@@ -88,7 +89,7 @@ def write(place: Place, data: bytes, *, replace: bool = True) -> None:
     if "\0" in str(path):
         raise OutputError(f"{str(path)!r}: no file can have this name.")
     with writing(place):
-        partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+        partial = path.with_name(_partial(path, secrets.token_hex(8)))
         try:
             with partial.open("xb") as file:
                 file.write(data)
@@ -101,6 +102,24 @@ def write(place: Place, data: bytes, *, replace: bool = True) -> None:
             sync_folder(path.parent)
         finally:
             partial.unlink(missing_ok=True)  # gone already if it was renamed
+
+
+def _partial(path: Path, token: str) -> str:
+    """Return the name of a file that is to become `path`; of one length, whatever that is."""
+    name = os.fsencode(path.name)
+    return f".{hashlib.blake2b(name, digest_size=8).hexdigest()}.{token}.partial"
+
+
+def sweep(place: Place) -> None:
+    """Remove what writes of this place have left that were killed, and no others.
+
+    Whoever calls this sees to it that nobody writes there.
+    """
+    if is_url(place):  # objects appear whole
+        return
+    path = Path(place)
+    for left in path.parent.glob(_partial(path, "*")):
+        left.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Places: what is written is there whole, or not at all."""
 
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,24 @@ def test_a_url_that_is_no_place():
     for url in ("ftp://host/file", "s3:///key"):
         with pytest.raises(ValueError, match="is no place"):
             _stores.read(url)
+
+
+def killed(_):
+    raise KeyboardInterrupt
+
+
+def test_what_killed_writes_have_left_is_swept(tmp_path, monkeypatch):
+    place, other = tmp_path / ("long name " * 20), tmp_path / "other"
+    with monkeypatch.context() as patch:
+        patch.setattr(_stores.os, "fsync", killed)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # as if nothing ran after it
+        for each in (place, other):
+            with pytest.raises(KeyboardInterrupt):
+                _stores.write(each, b"abc")
+    assert len(list(tmp_path.iterdir())) == 2
+    _stores.sweep(place)
+    [left] = tmp_path.iterdir()
+    _stores.sweep(place)
+    assert left.exists()
+    _stores.sweep(other)
+    assert not left.exists()
