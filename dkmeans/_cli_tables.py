@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from dkmeans._cli_jobs import job_options, run
+from dkmeans._cli_jobs import job_options, resume_option, run
 
 
 @click.command()
@@ -58,7 +58,7 @@ from dkmeans._cli_jobs import job_options, run
     metavar="PLACE",
     help="Where to keep what is needed to go on; MODEL.checkpoint by default.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted fit.")
+@resume_option
 @job_options
 @click.pass_context
 def fit(ctx: click.Context, /, data: str, model: str, **options: Any) -> None:
