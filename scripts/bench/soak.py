@@ -1,0 +1,225 @@
+"""Run jobs on one cluster for hours while its workers are killed at random; see what grows.
+
+    python scripts/bench/soak.py FOLDER --minutes 120 --out soak.json
+
+A scheduler and workers of their own run on loopback. After each job the memory, open files and
+objects of client, scheduler and workers are noted; in the end a line is laid through what came
+after the warm-up. Exit status 1 if a result differed from the first, or if something grew.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from cluster_jobs import JOBS, make_data
+from distributed import Client
+
+WARM_UP = 0.34  # share of the samples that is left out
+# What may be noise of the allocator, for each job; and open files and objects may not grow at all.
+TOLERATED = {"memory": 24 << 10, "files": 0.01, "objects": 0.5}
+SIGMAS = 3.0  # from which on a slope is one
+LEAST = 4  # values that a line is laid through
+TOLD = 50  # objects more of a type, from which on it is told
+
+
+@contextmanager
+def cluster(workers: int, memory: str) -> Iterator[tuple[psutil.Process, psutil.Process, str]]:
+    """Run a scheduler and the nanny of so many workers; yield both and the address."""
+    base = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
+    scheduler = subprocess.Popen(  # noqa: S603 - Python itself
+        [*base, "--port", "0", "--no-dashboard"], stderr=subprocess.PIPE, text=True
+    )
+    told = scheduler.stderr or ()
+    address = next(line.split()[-1] for line in told if "Scheduler at:" in line)
+    threading.Thread(target=lambda: deque(told, 0), daemon=True).start()
+    options = ["--nworkers", str(workers), "--nthreads", "1", "--memory-limit", memory]
+    nanny = subprocess.Popen(  # noqa: S603 - see above
+        [sys.executable, "-m", "distributed.cli.dask_worker", address, *options, "--no-dashboard"],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield psutil.Process(scheduler.pid), psutil.Process(nanny.pid), address
+    finally:
+        for process in (nanny, scheduler):
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+            process.wait()
+
+
+def worker_processes(nanny: psutil.Process) -> list[psutil.Process]:
+    """List the worker processes that live now."""
+    return [p for p in nanny.children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+
+
+def kill_at_random(
+    nanny: psutil.Process, every: float, rng: random.Random, over: threading.Event, log: list[float]
+) -> None:
+    """Kill a worker now and then until it is over."""
+    while not over.wait(rng.expovariate(1 / every)):
+        with suppress(psutil.Error, IndexError):
+            rng.choice(worker_processes(nanny)).kill()
+            log.append(time.time())
+
+
+def sizes_within(dask_scheduler: Any) -> dict[str, int]:
+    """Return the length of all that has one, in the scheduler and in its extensions."""
+    parts = {"": dask_scheduler, **{f"{k}.": v for k, v in dask_scheduler.extensions.items()}}
+    found = {}
+    for prefix, part in parts.items():
+        names = set(vars(part))
+        for kind in type(part).__mro__:
+            names.update(getattr(kind, "__slots__", ()))
+        for name in names:
+            with suppress(Exception):
+                found[f"{prefix}{name}"] = len(getattr(part, name))
+    return found
+
+
+def types_within() -> dict[str, int]:
+    """Count the objects of each type."""
+    import gc
+
+    gc.collect()
+    return dict(Counter(type(thing).__qualname__ for thing in gc.get_objects()).most_common(400))
+
+
+def sample(client: Client, scheduler: psutil.Process, nanny: psutil.Process) -> dict[str, float]:
+    """Return what the processes hold now."""
+    own = psutil.Process()
+    found: dict[str, float] = {"client objects futures": len(client.futures)}
+    for name, process in (("client", own), ("scheduler", scheduler), ("nanny", nanny)):
+        found[f"{name} memory"] = process.memory_info().rss
+        found[f"{name} files"] = process.num_fds()
+    alive = []
+    for process in worker_processes(nanny):
+        with suppress(psutil.Error):
+            alive.append((process.create_time(), process.memory_info().rss, process.num_fds()))
+    if alive:  # the one that has lived longest tells most
+        _, found["worker memory"], found["worker files"] = min(alive)
+        found["worker age"] = time.time() - min(alive)[0]
+    inside = client.run_on_scheduler(sizes_within)
+    return found | {f"scheduler objects {name}": size for name, size in inside.items()}
+
+
+def slope(values: Sequence[float]) -> tuple[float, float]:
+    """Return by how much values grow each time, and the standard error of that."""
+    x = np.arange(len(values), dtype=np.float64)
+    if len(values) < LEAST or np.ptp(values) == 0:
+        return 0.0, 0.0
+    (a, _), covariance = np.polyfit(x, np.asarray(values, np.float64), 1, cov=True)
+    return float(a), float(np.sqrt(covariance[0, 0]))
+
+
+def verdict(samples: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Return what has grown after the warm-up, with its growth a job."""
+    kept = samples[int(len(samples) * WARM_UP) :]
+    grown = {}
+    for name in kept[-1] if kept else ():
+        kind = name.split()[1]
+        # Workers are killed: how much the oldest holds goes up and down with its age.
+        if kind not in TOLERATED or name.startswith("worker"):
+            continue
+        a, error = slope([each.get(name, 0.0) for each in kept])
+        if a > TOLERATED[kind] and a > SIGMAS * error:
+            grown[name] = {"a_job": a, "standard_error": error, "last": kept[-1][name]}
+    return grown
+
+
+def grown_types(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    """Return of which types there are more objects than before, most first."""
+    more = {name: n - before.get(name, 0) for name, n in after.items()}
+    return {name: n for name, n in sorted(more.items(), key=lambda item: -item[1])[:12] if n > TOLD}
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run jobs until the time is over; return what was seen."""
+    rng = random.Random(arguments.seed)  # noqa: S311 - no secret
+    folder = arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "table.zarr").exists():
+        make_data(folder, arguments.side, arguments.rows)
+    samples, kills, over = [], [], threading.Event()
+    results: dict[str, set[str]] = {name: set() for name in JOBS}
+    before: dict[str, dict[str, int]] = {}
+    with (
+        cluster(arguments.workers, arguments.memory_limit) as (scheduler, nanny, address),
+        Client(address) as client,
+    ):
+        client.wait_for_workers(arguments.workers, timeout=60)
+        killer = threading.Thread(
+            target=kill_at_random, args=(nanny, arguments.kill_every, rng, over, kills)
+        )
+        killer.start()
+        end = time.monotonic() + 60 * arguments.minutes
+        warm = time.monotonic() + 60 * arguments.minutes * WARM_UP
+        try:
+            while time.monotonic() < end:
+                for name, job in JOBS.items():
+                    results[name].add(job(folder))
+                samples.append(sample(client, scheduler, nanny))
+                if not before and time.monotonic() > warm:
+                    before = {
+                        "client": types_within(),
+                        "scheduler": client.run_on_scheduler(types_within),
+                    }
+        finally:
+            over.set()
+            killer.join()
+        after = {
+            "client": types_within(),
+            "scheduler": client.run_on_scheduler(types_within),
+        }
+    return {
+        "rounds": len(samples),
+        "kills": len(kills),
+        "processors": os.cpu_count(),
+        "results": {name: sorted(found) for name, found in results.items()},
+        "grown": verdict(samples),
+        "grown_types": {who: grown_types(before.get(who, {}), after[who]) for who in after},
+        "first": samples[0],
+        "last": samples[-1],
+        "samples": samples,
+    }
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="for data and outputs")
+    parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--memory-limit", default="1GiB", help="of each worker")
+    parser.add_argument("--kill-every", type=float, default=20, help="seconds, on average")
+    parser.add_argument("--side", type=int, default=1024, help="of the picture, in pixels")
+    parser.add_argument("--rows", type=int, default=400_000, help="of the table")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="where to write all samples, as JSON")
+    arguments = parser.parse_args()
+    found = run(arguments)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(found, indent=1))
+    differ = [name for name, hashes in found["results"].items() if len(hashes) > 1]
+    del found["samples"]
+    print(json.dumps(found, indent=1))
+    print("differ:", differ or "none", "| grown:", list(found["grown"]) or "nothing")
+    sys.exit(1 if differ or found["grown"] else 0)
+
+
+if __name__ == "__main__":
+    main()
