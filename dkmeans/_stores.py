@@ -129,8 +129,14 @@ def writing(place: Place) -> Iterator[None]:
     Raises
     ------
     OutputError
-        For any OSError; a full disk is named.
+        For any OSError; a full disk is named. For a URL also for what an object store answers.
     """
+    if is_url(place):
+        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
+
+        with objects.writing(str(place)):
+            yield
+        return
     try:
         yield
     except FileExistsError as error:

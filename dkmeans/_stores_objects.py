@@ -217,7 +217,7 @@ def remove_below(url: str, keep: str = "") -> int:
     store = _bucket(bucket)
     kept = place(keep)[1] if keep else ""
     with explained(_obstore().exceptions, url, OutputError, "removed"):
-        # What is listed is listed before anything is removed: pages would shift.
+        # All is listed before anything is removed: pages would shift.
         keys = [meta["path"] for page in _obstore().list(store, prefix) for meta in page]
         keys = [key for key in keys if key != kept]
         for start in range(0, len(keys), _PAGE):
@@ -294,6 +294,36 @@ def listing(url: str) -> Listing:
         for meta in sorted(found["objects"], key=lambda meta: str(meta["path"]))
     }
     return Listing(folders, objects)
+
+
+def names_below(url: str) -> set[str]:
+    """Return the names of all objects below a URL, from there on.
+
+    Raises
+    ------
+    SourceError
+        If that cannot be told.
+    """
+    return {path for path, _ in _below(url)}
+
+
+def size_below(url: str) -> int:
+    """Return the size of all objects below a URL in bytes.
+
+    Raises
+    ------
+    SourceError
+        If that cannot be told.
+    """
+    return sum(size for _, size in _below(url))
+
+
+def _below(url: str) -> Iterator[tuple[str, int]]:
+    bucket, key = place(url)
+    start = len(key) + 1 if key else 0
+    with reading(url):
+        for page in _obstore().list(_bucket(bucket), key or None):
+            yield from ((meta["path"][start:], int(meta["size"])) for meta in page)
 
 
 def folder(url: str) -> Any:

@@ -109,18 +109,18 @@ class Assign:
                 result.failures[piece.index] = str(error)
         return result
 
-    def _write(self, piece: OutputPiece, tick: Ticker, notes: Path) -> Written:
+    def _write(self, piece: OutputPiece, tick: Ticker, notes: Path | None) -> Written:
         work = _Labelling(piece, self.palette, self.measure, tick)
         noter = Noter(notes, piece.index, work.measured)
         first = piece.windows[0]
         # The name is of this attempt: another one may still be writing, on a host cut off.
         part = f"{piece.index}-{first.y}-{first.x}-{secrets.token_hex(4)}.part"
         with closing(work.blocks()) as blocks:
-            entries = piece.output.write(part, blocks, noter.add)
-        if not piece.is_whole:
-            noter.flush()
-            return Written(tuple(entries), None, work.uses, work.error)
-        nbytes = piece.output.finish(entries, noter.finished)
+            if not piece.is_whole:
+                entries = piece.output.write(part, blocks, noter.add)
+                noter.flush()
+                return Written(tuple(entries), None, work.uses, work.error)
+            nbytes = piece.output.write_whole(part, blocks, noter.add, noter.finished)
         noter.flush()
         if isinstance(piece.source, StagedSource):
             piece.source.remove()

@@ -5,7 +5,8 @@ import glob
 import os
 import shutil
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,13 +21,13 @@ from dkmeans._validation import (
     SourceError,
 )
 from dkmeans.images import _store
-from dkmeans.images._manifest import Job
+from dkmeans.images._manifest import Job, begin
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
 from dkmeans.images._png import Compression
 from dkmeans.images._sources import Found
-from dkmeans.images._workspace import Workspace, place_of
+from dkmeans.images._workspace import Workspace, opened, place_of
 
-_SUFFIXES = {".png": "png", ".tif": "tiff", ".tiff": "tiff", ".zarr": "zarr", "": "folder"}
+SUFFIXES = {".png": "png", ".tif": "tiff", ".tiff": "tiff", ".zarr": "zarr", "": "folder"}
 _MAX_ZARR_COLORS = 1 << 16
 
 
@@ -53,46 +54,19 @@ class Destination:
     def __init__(self, output: str | Path, found: Sequence[Found], *, is_single: bool) -> None:
         self.path = Path(output).resolve()
         self.kind = kind_of(self.path)
-        if self.kind in ("png", "tiff") and not is_single:
-            raise InvalidArgumentError(
-                f"output is {str(output)!r}, which holds one picture, but the sources are "
-                f"{_several(len(found))}; give a folder or a name ending in .zarr."
-            )
-        self._single = is_single
-        self.files = self._name_files(found)
+        names = name_files(output, self.kind, found, is_single=is_single)
+        self.files = {index: self.path / name for index, name in names.items()}
         if self.kind != "folder" and not self.path.parent.is_dir():
             raise OutputError(f"{self.path.parent}: no such folder; create it first.")
         if self.kind == "folder" and self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path}: is a file; give a folder for several pictures.")
 
+    is_local = True
+
     @property
     def max_colors(self) -> int:
         """How many colours the output can hold."""
-        return _MAX_ZARR_COLORS if self.kind == "zarr" else MAX_COLORS
-
-    def _name_files(self, found: Sequence[Found]) -> dict[int, Path]:
-        """Return where each readable source goes, by index; a folder keeps the sources' tree.
-
-        The suffix is replaced, or kept where names would clash without it.
-        """
-        if self._single and self.kind != "folder":
-            return {i: self.path for i, f in enumerate(found) if f.source}
-        names = {i: PurePosixPath(f.name) for i, f in enumerate(found) if f.source}
-        suffix = ".png" if self.kind == "folder" else ""
-        short = {i: name.with_suffix(suffix) for i, name in names.items()}
-        taken = _taken(short.values())
-        files = {
-            i: short[i] if taken[short[i]] == 1 else name.with_name(name.name + suffix)
-            for i, name in names.items()
-        }
-        taken = _taken(files.values())
-        for file in files.values():
-            if (n := taken[file]) > 1:
-                raise InvalidArgumentError(
-                    f"{n} sources would be written to {self.path / file}; name the folder that "
-                    "holds them, or run them one by one."
-                )
-        return {i: self.path / file for i, file in files.items()}
+        return max_colors(self.kind)
 
     def refuse_existing(
         self, found: Sequence[Found], *, overwrite: bool, resumed: Job | None = None
@@ -136,10 +110,24 @@ class Destination:
         """Return the failures of a Zarr output that a job has moved into place, or None."""
         return job.published(job.folder / "labels.zarr", self.path)
 
-    @property
-    def workspace(self) -> Path:
-        """The folder for all that is not finished."""
-        return place_of(self.path, is_folder=self.kind == "folder")
+    @contextmanager
+    def opened(self) -> Iterator[Workspace]:
+        """Enter the folder for all that is not finished."""
+        place = place_of(self.path, is_folder=self.kind == "folder")
+        with opened(place, self.path) as space, writing(self.path):
+            yield space
+
+    def begin(
+        self,
+        space: Workspace,
+        options: Mapping[str, Any],
+        found: Sequence[Found],
+        *,
+        resume: bool,
+        overwrite: bool,
+    ) -> Job:
+        """Begin a job, or go on with the one that was interrupted."""
+        return begin(space, self.path, options, found, resume=resume, overwrite=overwrite)
 
     def outputs(
         self,
@@ -190,6 +178,49 @@ class Destination:
         space.publish(labels, self.path)
 
 
+def max_colors(kind: str) -> int:
+    """Return how many colours an output of a kind can hold."""
+    return _MAX_ZARR_COLORS if kind == "zarr" else MAX_COLORS
+
+
+def name_files(
+    output: str | Path, kind: str, found: Sequence[Found], *, is_single: bool
+) -> dict[int, PurePosixPath]:
+    """Return where in the output each readable source goes, by index; it keeps the sources' tree.
+
+    That is nowhere in it if it is an output for this source alone. The suffix is replaced, or kept
+    where names would clash without it.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the output cannot take them all, or two would be written to one file.
+    """
+    if kind in ("png", "tiff") and not is_single:
+        raise InvalidArgumentError(
+            f"output is {str(output)!r}, which holds one picture, but the sources are "
+            f"{_several(len(found))}; give a folder or a name ending in .zarr."
+        )
+    if is_single and kind != "folder":
+        return {i: PurePosixPath() for i, f in enumerate(found) if f.source}
+    names = {i: PurePosixPath(f.name) for i, f in enumerate(found) if f.source}
+    suffix = ".png" if kind == "folder" else ""
+    short = {i: name.with_suffix(suffix) for i, name in names.items()}
+    taken = _taken(short.values())
+    files = {
+        i: short[i] if taken[short[i]] == 1 else name.with_name(name.name + suffix)
+        for i, name in names.items()
+    }
+    taken = _taken(files.values())
+    for file in files.values():
+        if (n := taken[file]) > 1:
+            raise InvalidArgumentError(
+                f"{n} sources would be written to {str(output).rstrip('/')}/{file}; name the "
+                "folder that holds them, or run them one by one."
+            )
+    return files
+
+
 def _taken(files: Collection[PurePosixPath]) -> Counter[PurePosixPath]:
     """Count how often each path is wanted, as a file or as a folder of files."""
     return Counter(files) + Counter({folder for file in files for folder in file.parents})
@@ -220,7 +251,7 @@ def kind_of(path: Path) -> str:
     InvalidArgumentError
         If the suffix is another one, and no such folder exists.
     """
-    kind = _SUFFIXES.get(path.suffix.lower())
+    kind = SUFFIXES.get(path.suffix.lower())
     if kind is None and path.is_dir():
         kind = "folder"
     if kind is None:
@@ -268,8 +299,8 @@ def refuse_among(path: Path, sources: Sequence[Path | str]) -> None:
     """Raise `OutputError` if an output is one of the sources or lies in a source folder."""
     real = path.resolve()
     for source in sources:
-        if isinstance(source, str):  # a URL
-            continue
+        if isinstance(source, str):
+            continue  # a URL lies nowhere on the disk
         place = source.resolve()
         if real == place:
             raise OutputError(f"{path}: is also a source; choose another name.")

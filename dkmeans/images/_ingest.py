@@ -5,19 +5,17 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from dkmeans import _passes
+from dkmeans import _passes, _stores
 from dkmeans._passes import BlockSource, Partition, Passes, Piece, Progress, Ticker
 from dkmeans._stores import writing
 from dkmeans._tiling import grid, reading_block
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
-from dkmeans.images import _sources, _store
+from dkmeans.images import _bucket, _packed, _sources, _store
 from dkmeans.images._destination import (
-    as_path,
     existing_error,
-    refuse_among,
     refuse_failed,
     refuse_overwriting,
 )
@@ -103,7 +101,8 @@ def ingest(
     sources
         As for `quantize`.
     store
-        The folder to make, with a name ending in ``.zarr``.
+        The folder to make, with a name ending in ``.zarr``, or a URL such as
+        ``s3://bucket/name.zarr``.
     overwrite
         Whether an existing Zarr store may be replaced.
     resume
@@ -129,41 +128,82 @@ def ingest(
     CompleteError
         An `OutputError`: with `resume`, if the store is there and nothing was interrupted.
     """
-    path = as_path("store", store).resolve()
     sources = _sources.as_list(sources)
     found = _sources.find(sources)
-    refuse_among(path, sources)
-    if path.suffix.lower() != ".zarr":
+    _bucket.refuse_among("store", store, sources)
+    if PurePath(str(store).rstrip("/")).suffix.lower() != ".zarr":
         raise InvalidArgumentError(f"store is {str(store)!r}; its name must end in .zarr.")
+    passes = Passes(progress)
+    path: str | Path
+    if _stores.is_url(store):
+        path = str(store).rstrip("/")
+        failures = _into_bucket(path, passes, found, resume=resume, overwrite=overwrite)
+    else:
+        path = Path(store).resolve()
+        failures = _into_folder(path, passes, found, resume=resume, overwrite=overwrite)
+    usable = {i: f.source for i, f in enumerate(found) if f.source is not None}
+    sizes = {i: _n_pixels(s) * s.shape[2] for i, s in usable.items() if i not in failures}
+    report = _sources.report(found, dict.fromkeys(usable, path), failures, sizes)
+    return IngestResult(str(path), passes.bytes_read, report)
+
+
+def _into_folder(
+    path: Path, passes: Passes, found: Sequence[Found], *, resume: bool, overwrite: bool
+) -> dict[int, str]:
+    """Write a store in a folder; return the sources that failed."""
     if not resume:
         _refuse_existing(path, found, overwrite=overwrite)
-    failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
-    refuse_failed(failures, len(found))
-    usable = {i: f.source for i, f in enumerate(found) if f.source is not None}
-    passes = Passes(progress)
+    usable, failures = _usable(found)
     with opened(place_of(path, is_folder=False), path) as space, writing(path):
         options = {"output": "ingest"}
         job = begin(space, path, options, found, resume=resume, overwrite=overwrite)
         made = job.folder / "store.zarr"
         published = job.published(made, path)
-        if resume and published is None:
+        if published is not None:
+            return failures | published
+        if resume:
             _refuse_existing(path, found, overwrite=job.overwrite, resumed=job)
-        if published is None:
-            failures |= _fill(passes, made, usable, job)
-            refuse_failed(failures, len(found))
-            pieces, runs = _lay_out(usable)
-            for piece in pieces:
-                if piece.index in failures:
-                    shutil.rmtree(made / piece.array)
-            every = [*pieces, *itertools.chain(*runs)]
-            _store.complete(made, _listing(found, every, failures))
-            job.publishing(failures)
-            space.publish(made, path)
-        else:
-            failures |= published
-    sizes = {i: _n_pixels(s) * s.shape[2] for i, s in usable.items() if i not in failures}
-    report = _sources.report(found, dict.fromkeys(usable, path), failures, sizes)
-    return IngestResult(str(path), passes.bytes_read, report)
+        failures |= _fill(passes, made, usable, job)
+        refuse_failed(failures, len(found))
+        pieces, runs = _lay_out(usable)
+        for piece in pieces:
+            if piece.index in failures:
+                shutil.rmtree(made / piece.array)
+        _store.complete(made, _listing(found, [*pieces, *itertools.chain(*runs)], failures))
+        job.publishing(failures)
+        space.publish(made, path)
+    return failures
+
+
+def _into_bucket(
+    url: str, passes: Passes, found: Sequence[Found], *, resume: bool, overwrite: bool
+) -> dict[int, str]:
+    """Write a store in S3, its metadata last; return the sources that failed."""
+    _bucket.refuse_store(url, overwrite=overwrite)
+    usable, failures = _usable(found)
+    with _bucket.opened(url, "zarr") as space:
+        job = _bucket.begin(space, url, resume=resume, overwrite=overwrite)
+        pieces, runs = _lay_out(usable)
+        every = [*pieces, *itertools.chain(*runs)]
+        drawn = _store.Blueprint()
+        _store.create(drawn, _arrays(every), compress=False)
+        work = _Ingest(url, job.journal, drawn.documents())
+        partitions = [*_passes.partition(pieces), *runs]
+        failures |= passes.run("ingest", work, partitions, _Failures.merge).reasons
+        refuse_failed(failures, len(found))
+        _store.complete(drawn, _listing(found, every, failures))
+        documents = drawn.documents()
+        failed = [piece.array for piece in pieces if piece.index in failures]
+        _bucket.discard(url, failed, documents)
+        space.publish(documents)
+    return failures
+
+
+def _usable(found: Sequence[Found]) -> tuple[dict[int, BlockSource], dict[int, str]]:
+    """Return the sources that can be read and why others cannot; raise if that is none."""
+    failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
+    refuse_failed(failures, len(found))
+    return {i: f.source for i, f in enumerate(found) if f.source is not None}, failures
 
 
 def _refuse_existing(
@@ -262,6 +302,15 @@ def _chunk(source: BlockSource) -> tuple[int, int]:
 
 def _create(path: Path, pieces: Sequence[_IngestPiece]) -> None:
     """Create the store with empty arrays of the right shapes."""
+    nbytes = sum(piece.nbytes for piece in pieces)
+    compress = 2 * nbytes > shutil.disk_usage(path.parent).free
+    _store.create(path, _arrays(pieces), compress=compress)
+
+
+def _arrays(
+    pieces: Sequence[_IngestPiece],
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return the shape and the chunks of each array, by name."""
     arrays: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     for piece in pieces:
         height, width, bands = piece.source.shape
@@ -270,9 +319,7 @@ def _create(path: Path, pieces: Sequence[_IngestPiece]) -> None:
         else:
             end = piece.offset + height * width
             arrays[piece.array] = (end, bands), (min(end, _store.PACKED_CHUNK), bands)
-    nbytes = sum(piece.nbytes for piece in pieces)
-    compress = 2 * nbytes > shutil.disk_usage(path.parent).free
-    _store.create(path, arrays, compress=compress)
+    return arrays
 
 
 @dataclass(frozen=True)
@@ -281,21 +328,23 @@ class _Ingest:
 
     store: str
     journal: Journal
+    documents: Mapping[str, bytes] = field(default_factory=dict)
 
     def __call__(self, partition: Partition, tick: Ticker) -> _Failures:
         failures = _Failures()
         notes = self.journal.file()
-        packed: _store.PackedWriter | None = None
+        packed: _packed.PackedWriter | None = None
         run: list[_IngestPiece] = []
         for piece in partition:
             assert isinstance(piece, _IngestPiece)  # noqa: S101 - tells the type checker what ingest made
-            writer = _store.ArrayWriter(Path(self.store), piece.array)
+            document = self.documents.get(f"{piece.array}/zarr.json")
+            writer = _store.ArrayWriter(self.store, piece.array, document)
             try:
                 if piece.offset is None:
                     _copy(piece, writer, Noter(notes, piece.index, _unmeasured), tick)
                     continue
                 run.append(piece)
-                packed = packed or _store.PackedWriter(writer, piece.offset)
+                packed = packed or _packed.PackedWriter(writer, piece.offset)
                 _pack(piece, piece.offset, packed, tick)
             except SourceError as error:
                 failures.reasons[piece.index] = str(error)
@@ -322,7 +371,7 @@ def _copy(piece: _IngestPiece, writer: _store.ArrayWriter, noter: Noter, tick: T
     noter.flush()
 
 
-def _pack(piece: _IngestPiece, offset: int, packed: _store.PackedWriter, tick: Ticker) -> None:
+def _pack(piece: _IngestPiece, offset: int, packed: _packed.PackedWriter, tick: Ticker) -> None:
     """Copy a small picture behind the others of its run."""
     packed.skip_to(offset)
     with closing(piece.source.read(piece.windows)) as blocks:

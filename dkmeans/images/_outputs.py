@@ -63,6 +63,15 @@ class Output(Protocol):
     ) -> list[Entry]:
         """Write labels to a part of this name; tell `grown` after each window."""
 
+    def write_whole(
+        self,
+        part: str,
+        blocks: Iterable[tuple[Window, Labels]],
+        grown: Grown | None = None,
+        ready: Ready | None = None,
+    ) -> int:
+        """Write all labels of the picture, as `write` and `finish` do."""
+
     def finish(self, entries: Sequence[Entry], ready: Ready | None = None) -> int:
         """Make the finished output of all entries; return its size in bytes.
 
@@ -108,6 +117,16 @@ class ImageFile:
                 if grown is not None:
                     grown(entries[first:], str(path), size, crc, window.n_pixels)
         return entries
+
+    def write_whole(
+        self,
+        part: str,
+        blocks: Iterable[tuple[Window, Labels]],
+        grown: Grown | None = None,
+        ready: Ready | None = None,
+    ) -> int:
+        """Write all labels."""
+        return self.finish(self.write(part, blocks, grown), ready)
 
     def finish(self, entries: Sequence[Entry], ready: Ready | None = None) -> int:
         """Join the parts, move the file into place and remove the parts."""
@@ -233,13 +252,26 @@ class ZarrLabels:
         grown: Grown | None = None,
     ) -> list[Entry]:
         """Write whole chunks; there are no parts to join."""
-        writer = _store.ArrayWriter(Path(self.path), self.array)
+        writer = self._writer()
         for window, labels in blocks:
             writer.write((window.y, window.x), labels)
             if grown is not None:
                 entries = [Entry(key, "", 0, 0) for key in self.keys(window)]
                 grown(entries, "", 0, 0, window.n_pixels)
         return []
+
+    def write_whole(
+        self,
+        part: str,
+        blocks: Iterable[tuple[Window, Labels]],
+        grown: Grown | None = None,
+        ready: Ready | None = None,
+    ) -> int:
+        """Write all chunks."""
+        return self.finish(self.write(part, blocks, grown), ready)
+
+    def _writer(self) -> _store.ArrayWriter:
+        return _store.ArrayWriter(self.path, self.array)
 
     def finish(self, entries: Sequence[Entry], ready: Ready | None = None) -> int:  # noqa: ARG002 - no parts
         """Return the size of all chunks."""

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource, Passes, Piece, Progress
-from dkmeans._stores import writing
 from dkmeans._summary import ColourSummary
 from dkmeans._tiling import grid
 from dkmeans._validation import (
@@ -22,19 +21,16 @@ from dkmeans._validation import (
 )
 from dkmeans.images import _sources
 from dkmeans.images._assign import Assign, Written
+from dkmeans.images._bucket import refuse_among, target_of
 from dkmeans.images._count import count_colours
 from dkmeans.images._destination import (
-    Destination,
-    as_path,
-    refuse_among,
     refuse_failed,
 )
 from dkmeans.images._fit import Fit, fit, psnr
-from dkmeans.images._manifest import Job, begin
+from dkmeans.images._manifest import Job
 from dkmeans.images._png import Compression
 from dkmeans.images._sources import Paths, SourceReport
 from dkmeans.images._staging import StagedSource, staging_folder
-from dkmeans.images._workspace import opened
 from dkmeans.images._writing import finish, write_labels
 
 Float64 = npt.NDArray[np.float64]
@@ -123,7 +119,8 @@ def quantize(
     output
         A name ending in ``.png`` (indexed PNG of 1, 2, 4 or 8 bits), ``.tif`` (tiled palette
         BigTIFF) or ``.zarr`` (labels, uint8, or uint16 beyond 256 colours), or a folder, which
-        gets one indexed PNG for each source.
+        gets one indexed PNG for each source. Or a URL, such as ``s3://bucket/name.tif``, or with a
+        slash at its end for a folder.
     n_colors
         From 2 to 256; to 65536 for Zarr. Fewer are used if there are fewer distinct colours.
     palette
@@ -142,7 +139,8 @@ def quantize(
     compression
         "fast", or "small": some 15 % smaller files, written ten times slower.
     staging
-        The folder for decoded pixels between the passes; by default beside the output.
+        The folder for decoded pixels between the passes; by default beside the output, and none if
+        that is in S3.
     overwrite
         Whether an existing output may be replaced.
     resume
@@ -184,11 +182,11 @@ def quantize(
     _check_options(n_init, max_iter, tol, seed, dither, compression)
     sources = _sources.as_list(sources)
     found = _sources.find(sources)
-    refuse_among(as_path("output", output), sources)
+    refuse_among("output", output, sources)
     is_single = _sources.is_single(sources) and len(found) == 1
     failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
     refuse_failed(failures, len(found))
-    target = Destination(output, found, is_single=is_single)
+    target = target_of(output, found, is_single=is_single)
     if palette is not None:
         check_integer("the number of colours in palette", len(palette), 1, target.max_colors)
     else:
@@ -206,15 +204,16 @@ def quantize(
     passes = Passes(progress)
     if not resume:
         target.refuse_existing(found, overwrite=overwrite)
-    with opened(target.workspace, target.path) as space, writing(target.path):
-        job = begin(space, target.path, options, found, resume=resume, overwrite=overwrite)
+    with target.opened() as space:
+        job = target.begin(space, options, found, resume=resume, overwrite=overwrite)
         if resume:
             target.refuse_existing(found, overwrite=job.overwrite, resumed=job)
         usable = {i: f.source for i, f in enumerate(found) if f.source is not None}
         fitted: Fit | None = None
         with staging_folder(staging, target.path, job.folder) as stage:
             if palette is None:
-                fitted, failed, usable = _fitted(passes, usable, bands, stage, job, fitting)
+                kept = stage if target.is_local or staging is not None else None
+                fitted, failed, usable = _fitted(passes, usable, bands, kept, job, fitting)
                 failures |= failed
             colours = fitted.palette if fitted else palette
             assert colours is not None  # noqa: S101 - tells the type checker what was just seen
@@ -259,7 +258,7 @@ def _fitted(  # noqa: PLR0917 - private, called once
     passes: Passes,
     usable: Mapping[int, BlockSource],
     bands: int,
-    stage: Path,
+    stage: Path | None,
     job: Job,
     options: Mapping[str, Any],
 ) -> tuple[Fit, dict[int, str], dict[int, BlockSource]]:
@@ -270,7 +269,7 @@ def _fitted(  # noqa: PLR0917 - private, called once
     if job.fit.exists():
         fitted, failures = Fit.read(job.fit)
         return fitted, failures, {i: s for i, s in usable.items() if i not in failures}
-    staged = _plan_staging(usable, stage)
+    staged = {} if stage is None else _plan_staging(usable, stage)
     counts, failures = count_colours(passes, _pieces(usable), bands, staged)
     refuse_failed(failures, len(usable))
     summary = ColourSummary(counts)

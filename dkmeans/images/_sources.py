@@ -73,7 +73,7 @@ class SourceReport:
 
 def report(
     found: Sequence[Found],
-    files: Mapping[int, Path],
+    files: Mapping[int, Path | str],
     failures: Mapping[int, str],
     sizes: Mapping[int, int],
 ) -> tuple[SourceReport, ...]:

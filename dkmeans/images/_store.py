@@ -7,10 +7,11 @@ the images; it is written last, and a store without it is not complete.
 """
 
 import itertools
+import json
 import math
 import os
 from collections.abc import Container, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -252,14 +253,37 @@ class Image:
         return cls(name, array, (height, width, bands), offset, source)
 
 
+class Blueprint:
+    """The metadata of a store that is yet to be written, held in memory: a place to create in.
+
+    In S3 metadata come last: an array without them is none.
+    """
+
+    def __init__(self) -> None:
+        self.store = _zarr().storage.MemoryStore()
+
+    def documents(self) -> dict[str, bytes]:
+        """Return all metadata, by their names in the store, those of the whole last."""
+        held = self.store._store_dict  # noqa: SLF001 - zarr lists keys only in a loop of its own
+        names = sorted(held, key=lambda name: (-name.count("/"), name))
+        return {name: held[name].to_bytes() for name in names}
+
+
+def _place(place: Path | Blueprint) -> Any:
+    return place.store if isinstance(place, Blueprint) else str(place)
+
+
 def create(
-    path: Path, arrays: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], *, compress: bool
+    path: Path | Blueprint,
+    arrays: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    *,
+    compress: bool,
 ) -> None:
     """Create a working store with empty arrays, given the shape and chunks of each by name."""
     codecs = [_zarr().codecs.Crc32cCodec()]
     if compress:
         codecs.insert(0, _zarr().codecs.BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle"))
-    group = _zarr().create_group(str(path), zarr_format=3)
+    group = _zarr().create_group(_place(path), zarr_format=3)
     for name, (shape, chunks) in arrays.items():
         group.create_array(
             name,
@@ -271,10 +295,10 @@ def create(
         )
 
 
-def complete(path: Path, images: Sequence[Image]) -> None:
+def complete(path: Path | Blueprint, images: Sequence[Image]) -> None:
     """Write the list of images, which makes the store complete."""
     listing: Any = {"format": _FORMAT, "version": _VERSION, "images": [asdict(i) for i in images]}
-    _zarr().open_group(str(path), mode="r+").attrs["dkmeans"] = listing
+    _zarr().open_group(_place(path), mode="r+").attrs["dkmeans"] = listing
 
 
 class ArrayWriter:
@@ -282,10 +306,23 @@ class ArrayWriter:
 
     Zarr loses data when two tasks write parts of one chunk, so a region that begins inside a
     chunk, or ends inside one but not at the array's edge, is a mistake and raises ValueError.
+
+    Parameters
+    ----------
+    place, name
+        Of the store, a folder or a URL, and the array in it.
+    document
+        The metadata of the array, if it has none yet.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
-        array = _zarr().open_array(str(path), path=name, mode="r+")
+    def __init__(self, place: str | Path, name: str, document: bytes | None = None) -> None:
+        self._url = None if document is None else str(place)
+        if document is None:
+            array = _zarr().open_array(str(place), path=name, mode="r+")
+        else:
+            store = _zarr().storage.ObjectStore(_stores.folder(str(place)))
+            path = _zarr().storage.StorePath(store, name)
+            array = _zarr().Array.from_dict(path, json.loads(document))
         self._array: Any = array.with_config(_ALWAYS_WRITE)  # `open_array` would not heed it
 
     @property
@@ -317,60 +354,20 @@ class ArrayWriter:
                 slice(b + c, min(b + c + n, e))
                 for b, c, n, e in zip(start, corner, self.chunks, stop, strict=True)
             )
-            self._array[place] = block[part]
+            # What an object store answers is told here: nobody above knows its errors.
+            with nullcontext() if self._url is None else _stores.writing(self._url):
+                self._array[place] = block[part]
 
 
-class PackedWriter:
-    """Writes a run of packed rows through a buffer of one chunk.
-
-    The run begins at a chunk and owns all chunks it touches.
-    """
-
-    def __init__(self, writer: ArrayWriter, start: int) -> None:
-        self._writer = writer
-        self._start = start
-        self._buffer = np.zeros(writer.chunks, np.uint8)
-        self._filled = 0
-
-    def close(self) -> None:
-        """Write the last chunk."""
-        if self._filled:
-            self._flush()
-
-    def skip_to(self, position: int) -> None:
-        """Leave rows as they are until row `position` of the array."""
-        self._append(position - self._start - self._filled, None)
-
-    def append(self, rows: UInt8) -> None:
-        """Write `rows`, (n, bands), behind the last ones."""
-        self._append(len(rows), rows)
-
-    def _append(self, n: int, rows: UInt8 | None) -> None:
-        done = 0
-        while done < n:
-            take = min(n - done, len(self._buffer) - self._filled)
-            if rows is not None:
-                self._buffer[self._filled : self._filled + take] = rows[done : done + take]
-            self._filled += take
-            done += take
-            if self._filled == len(self._buffer):
-                self._flush()
-
-    def _flush(self) -> None:
-        end = min(self._start + len(self._buffer), self._writer.shape[0])
-        self._writer.write((self._start, 0), self._buffer[: end - self._start])
-        self._start += len(self._buffer)
-        self._buffer[:] = 0
-        self._filled = 0
-
-
-def create_labels(path: Path, name: str, shape: tuple[int, int], palette: Palette) -> None:
+def create_labels(
+    path: Path | Blueprint, name: str, shape: tuple[int, int], palette: Palette
+) -> None:
     """Create an empty array of labels, uint8 (uint16 beyond 256 colours), with its palette.
 
     `name` is the array's path in the group at `path`, or "" for an array at `path` itself.
     """
     array = _zarr().create_array(
-        str(path),
+        _place(path),
         name=name or None,
         shape=shape,
         chunks=(min(CHUNK, shape[0]), min(CHUNK, shape[1])),

@@ -35,12 +35,15 @@ class Trouble:
         Which ones.
     seconds
         Of a delay.
+    part
+        Of their first lines, such as " /bucket/key ".
     """
 
     kind: str
     times: int = 1_000_000
     methods: tuple[str, ...] = ("GET", "HEAD", "PUT", "POST", "DELETE")
     seconds: float = 0.0
+    part: str = ""
 
 
 class Proxy:
@@ -81,7 +84,7 @@ class Proxy:
         with self._lock:
             self.requests.append(line)
             for trouble in self.trouble:
-                if trouble.times > 0 and method in trouble.methods:
+                if trouble.times > 0 and method in trouble.methods and trouble.part in line:
                     trouble.times -= 1
                     self.befallen += 1
                     return trouble
