@@ -355,14 +355,10 @@ def test_outputs_among_the_sources_are_refused(tmp_path, output, message):
 # Nothing is left
 
 
-def workspace_of(target):
-    return opened(target.workspace, target.path)
-
-
 def test_the_workspace_is_beside_the_output_and_goes(tmp_path):
     for name, place in (("a.png", ""), ("a.zarr", ""), ("out", "out")):
         target = Destination(tmp_path / name, found("b.jpg"), is_single=True)
-        with workspace_of(target) as space:
+        with target.opened() as space:
             assert space.path == tmp_path / place / f".{name}.dkmeans"
             (space.path / "file").touch()
         assert list(tmp_path.iterdir()) == []
@@ -370,7 +366,7 @@ def test_the_workspace_is_beside_the_output_and_goes(tmp_path):
 
 def test_a_folder_that_was_there_stays(tmp_path):
     target = Destination(tmp_path, found("b.jpg", "c.jpg"), is_single=False)
-    with contextlib.suppress(KeyError), workspace_of(target):
+    with contextlib.suppress(KeyError), target.opened():
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
@@ -482,7 +478,7 @@ def test_an_array_of_a_source_that_failed_is_not_moved_into_place(tmp_path):
     names = found("a.jpg", "b.jpg", "sub/c.jpg")
     target = Destination(tmp_path / "out.zarr", names, is_single=False)
     sources = {i: image.source for i, image in enumerate(names)}
-    with workspace_of(target) as space:
+    with target.opened() as space:
         job = begin(space, target.path, {}, names, resume=False, overwrite=False)
         outputs = target.outputs(job, sources, PALETTE, "fast")
         for output in outputs.values():

@@ -109,7 +109,7 @@ class Assign:
                 result.failures[piece.index] = str(error)
         return result
 
-    def _write(self, piece: OutputPiece, tick: Ticker, notes: Path | None) -> Written:
+    def _write(self, piece: OutputPiece, tick: Ticker, notes: Path) -> Written:
         work = _Labelling(piece, self.palette, self.measure, tick)
         noter = Noter(notes, piece.index, work.measured)
         first = piece.windows[0]

@@ -7,6 +7,7 @@ to their names, and the chunks of Zarr lie where they belong from the start, wit
 
 import fnmatch
 import glob
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -235,6 +236,14 @@ def discard(store: str, arrays: Sequence[str], documents: dict[str, bytes]) -> N
             del documents[name]
 
 
+class _NoJournal(Journal):
+    """Notes nothing: no job is gone on with."""
+
+    def file(self) -> Path:
+        """Return a file that forgets."""
+        return Path(os.devnull)
+
+
 def begin(space: BucketSpace, output: str, *, resume: bool, overwrite: bool) -> Job:
     """Begin a job in a workspace.
 
@@ -250,7 +259,7 @@ def begin(space: BucketSpace, output: str, *, resume: bool, overwrite: bool) -> 
         )
     space.begin_anew(overwrite=overwrite)
     job = Job(space.scratch, is_resumed=False, overwrite=overwrite)
-    job.journal = Journal("")  # nothing is noted
+    job.journal = _NoJournal("")
     return job
 
 

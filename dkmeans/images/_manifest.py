@@ -4,7 +4,7 @@ In the workspace of an output lies ``job.json``: what was asked for, and of whic
 the folder of this run, which holds ``fit.json`` (the palette, once it is fixed), the parts or the
 store under construction, and notes: lines of JSON that tasks append when they have finished
 something, each with its own checksum and that of what it tells of. Nothing of this is synced to
-the disk: what a loss of power takes fails its checksum, and is made again.
+the disk on the way: what a loss of power takes fails its checksum, and is made again.
 """
 
 import itertools
@@ -96,13 +96,13 @@ class Note:
 
 @dataclass(frozen=True)
 class Journal:
-    """Where notes are appended, "" for nowhere. Pickled into tasks; files are of one task each."""
+    """Where notes are appended. Pickled into tasks; the files are of one task each."""
 
     folder: str
 
-    def file(self) -> Path | None:
+    def file(self) -> Path:
         """Return a file of no other task."""
-        return Path(self.folder, f"{secrets.token_hex(8)}.notes") if self.folder else None
+        return Path(self.folder, f"{secrets.token_hex(8)}.notes")
 
     def notes(self) -> list[Note]:
         """Return all notes that are whole, in any order of files."""
@@ -123,7 +123,7 @@ Tally = Callable[[], tuple[npt.NDArray[np.int64] | None, int]]
 class Noter:
     """Collects what a task finishes of one source, and notes it from time to time."""
 
-    def __init__(self, file: Path | None, index: int, measured: Tally) -> None:
+    def __init__(self, file: Path, index: int, measured: Tally) -> None:
         self._file, self._index, self._measured = file, index, measured
         self._entries: list[Entry] = []
         self._part, self._size, self._crc = "", 0, 0
@@ -170,9 +170,8 @@ class Noter:
         return note
 
     def _append(self, *notes: Note) -> None:
-        if self._file is not None:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write("".join(note.line() for note in notes))
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write("".join(note.line() for note in notes))
 
 
 @dataclass

@@ -112,7 +112,7 @@ class ZarrSource:
             pixels: UInt8 = np.asarray(array[region])
         except _ERRORS as error:
             if chunk := _damaged_chunk(array, region):
-                place = Path(self.store, self.array)
+                place = f"{self.store}/{self.array}".rstrip("/")
                 raise SourceError(f"{place}: chunk {chunk} is damaged ({error}).") from error
             raise
         if self.offset is None:
