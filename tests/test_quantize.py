@@ -394,12 +394,23 @@ def test_a_source_that_goes_between_the_passes(folder, tmp_path):
     assert sorted(names) == ["a.jpg.png", "a.png", "a.png.png"]
 
 
+def names_in(folder):
+    return [path.name for path in folder.iterdir()]
+
+
+def left_besides_work(folder):
+    """What lies in a folder but for the workspace of a job that can be resumed."""
+    [fit] = folder.rglob("fit.json")
+    shutil.rmtree(fit.parent.parent)
+    return [path.name for path in folder.iterdir() if path.is_file() or any(path.iterdir())]
+
+
 @pytest.mark.parametrize("output", ["out.png", "out.tif", "out.zarr", "out"])
 def test_the_only_source_goes_between_the_passes(folder, tmp_path, output):
     display = Display(lambda name: name == "write" and (folder / "b.tif").unlink())
     with pytest.raises(SourceError, match=r"b\.tif"):
         quantize(folder / "b.tif", tmp_path / output, n_colors=20, progress=display)
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert left_besides_work(tmp_path) == ["in"]
 
 
 @pytest.mark.parametrize("pass_name", ["count colours", "write"])
@@ -411,7 +422,8 @@ def test_an_interrupt_leaves_nothing(folder, tmp_path, pass_name, output):
 
     with pytest.raises(KeyboardInterrupt):
         quantize(folder / "b.tif", tmp_path / output, n_colors=20, progress=Display(act))
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    names = {"count colours": names_in, "write": left_besides_work}
+    assert names[pass_name](tmp_path) == ["in"]
 
 
 # Replacing

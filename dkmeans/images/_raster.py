@@ -121,6 +121,7 @@ class RasterSource:
                 with _open(self.path, self.driver, self.stored) as dataset:
                     for window in windows:
                         yield dataset.read(window)
+            _stores.refuse_changed(self.path, self.stored)
 
     def _decode(self) -> UInt8:
         """Return all pixels, turned as they are to be seen."""

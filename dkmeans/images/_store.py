@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -63,6 +63,8 @@ class ZarrSource:
         The height and width of the chunks.
     offset
         For an image packed with others, the row of its first pixel; else None.
+    stored
+        The fingerprint when it was probed; "" if it is to be taken when it is asked for.
     """
 
     store: str
@@ -70,6 +72,7 @@ class ZarrSource:
     shape: tuple[int, int, int]
     block: tuple[int, int]
     offset: int | None = None
+    stored: str = ""
 
     in_order = False
 
@@ -85,6 +88,9 @@ class ZarrSource:
 
     def fingerprint(self) -> str:
         """Return what changes with the array's metadata: the time in ns, of an object the ETag."""
+        return self.stored or self._state()
+
+    def _state(self) -> str:
         folder = f"{self.store}/{self.array}".rstrip("/")
         places = [f"{folder}/{marker}" for marker in _MARKERS]
         return "-".join(str(_stores.state(place)[1]) for place in places if _stores.exists(place))
@@ -98,9 +104,15 @@ class ZarrSource:
             If the array is gone or a chunk cannot be decoded.
         """
         with _reading(self.store):
+            self._refuse_changed()
             array = _zarr().open_array(_at(self.store), path=self.array, mode="r")
             for window in windows:
                 yield self._read(array, window)
+            self._refuse_changed()
+
+    def _refuse_changed(self) -> None:
+        if self.stored and self._state() != self.stored:
+            raise SourceError(f"{self.store}: changed while it was being read; run again.")
 
     def _read(self, array: Any, window: Window) -> UInt8:
         region: tuple[slice, ...] = window.rows, window.columns
@@ -118,6 +130,11 @@ class ZarrSource:
         if self.offset is None:
             return pixels.reshape(window.height, window.width, self.shape[2])
         return pixels.reshape(window.height, width, self.shape[2])[:, window.columns]
+
+
+def _as_probed(source: ZarrSource) -> ZarrSource:
+    """Return the source with its fingerprint, if that costs no request to a server."""
+    return source if _stores.is_url(source.store) else replace(source, stored=source.fingerprint())
 
 
 def _damaged_chunk(array: Any, region: Sequence[slice]) -> str | None:
@@ -175,7 +192,7 @@ def probe(path: str | Path) -> list[tuple[str, ZarrSource]]:
     with _reading(path):
         node = _zarr().open(_at(path), mode="r")
     if isinstance(node, _zarr().Array):
-        return [("", _probe_array(path, node))]
+        return [("", _as_probed(_probe_array(path, node)))]
     listing = dict(node.attrs).get("dkmeans")
     if listing is None:
         raise SourceError(
@@ -227,7 +244,8 @@ def _probe_group(path: str, group: Any, listing: Any) -> Iterator[tuple[str, Zar
             fits &= image.shape[2] in (1, 3)
             if not fits or array.dtype != np.uint8:
                 raise SourceError(f"{path}: its list of images is damaged ({image.name}).")
-            yield image.name, ZarrSource(path, image.array, image.shape, block, image.offset)
+            source = ZarrSource(path, image.array, image.shape, block, image.offset)
+            yield image.name, _as_probed(source)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SourceError(f"{path}: its list of images is damaged ({error!r}).") from error
 

@@ -96,6 +96,7 @@ class StripTiff:
                     if self.predictor:
                         np.add.accumulate(rows, axis=1, dtype=np.uint8, out=rows)
                     yield rows[:, window.columns]
+            _stores.refuse_changed(self.path, self.stored)
         except (OSError, isal_zlib.error) as error:  # type: ignore[misc]  # its stubs have an Any
             raise SourceError(
                 f"{self.path}: cannot be decoded, truncated or damaged ({error})."

@@ -93,6 +93,7 @@ class TiledTiff:
             with closing(_stores.stretches(self.path, self.stored, places)) as stretches:
                 for window, parts in zip(windows, wanted, strict=True):
                     yield self._read(stretches, parts, window, pixels)
+            _stores.refuse_changed(self.path, self.stored)
         except OSError as error:
             raise SourceError(f"{self.path}: cannot be read ({error}).") from error
 

@@ -1,0 +1,233 @@
+"""Faults of the world while pictures are written: disks, sources, other jobs. Nothing is mixed."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import dask
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from dkmeans._palette import Palette
+from dkmeans._validation import OutputError, SourceError
+from dkmeans.images import _manifest, ingest, quantize
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """A picture that no encoder makes small."""
+    image = np.random.default_rng(0).integers(0, 256, (600, 640, 3), np.uint8)
+    path = tmp_path / "noise.tif"
+    tifffile.imwrite(path, image, tile=(256, 256), photometric="rgb")
+    return path
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Mount a small disk, of a size that can be changed."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(where)]
+    if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield where
+    subprocess.run(["umount", str(where)], check=True)  # noqa: S607 - where it is differs
+
+
+def resize(disk, size):
+    options = f"remount,size={size}"
+    subprocess.run(["mount", "-o", options, str(disk)], check=True)  # noqa: S607 - as above
+
+
+def files_of(path):
+    if path.is_file():
+        return path.read_bytes()
+    return {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+class At:
+    """Does something once a pass begins, or has read its first block."""
+
+    def __init__(self, name, action, *, first_block=False):
+        self.name, self.action, self.first_block = name, action, first_block
+        self.now = ""
+
+    def begin(self, name, *_):
+        self.now = name
+        if name == self.name and not self.first_block:
+            self.action()
+
+    def advance(self, _):
+        if self.now == self.name and self.first_block:
+            self.first_block = False
+            self.action()
+
+    def end(self):
+        pass
+
+
+@pytest.mark.parametrize("output", ["out.png", "out.tif", "out.zarr", "out", "store.zarr"])
+@pytest.mark.parametrize("room", ["64k", "300k"])
+def test_a_disk_that_is_full_and_then_has_room(disk, noise, tmp_path, output, room):
+    """At the first part, among the parts, while they are joined."""
+
+    def job(path, **options):
+        if output == "store.zarr":
+            return ingest(noise, path, **options)
+        return quantize(noise, path, n_colors=256, n_init=1, max_iter=2, **options)
+
+    resize(disk, room)
+    with pytest.raises(OutputError, match="the disk is full; free some space"):
+        job(disk / output)
+    assert not list(disk.glob("out.*")) + list(disk.glob("store.*")) + list(disk.glob("out/*.png"))
+    resize(disk, "64m")
+    job(disk / output, resume=True)
+    (tmp_path / "ref").mkdir()
+    job(tmp_path / "ref" / output)
+    assert files_of(disk / output) == files_of(tmp_path / "ref" / output)
+    assert not list(disk.rglob("*.dkmeans"))
+
+
+@pytest.mark.parametrize("output", ["out.png", "out.zarr", "out"])
+@pytest.mark.parametrize("change", ["vanishes", "is replaced", "is touched"])
+@pytest.mark.parametrize("moment", ["write", "in write"])
+def test_a_source_that_changes_between_the_passes(noise, tmp_path, output, change, moment):
+    if (change, moment) == ("is replaced", "in write"):
+        pytest.skip("the file that was opened is read to its end")
+
+    def act():
+        if change == "vanishes":
+            noise.unlink()
+        elif change == "is replaced":
+            other = tmp_path / "other.tif"
+            tifffile.imwrite(other, np.zeros((600, 640, 3), np.uint8), tile=(256, 256))
+            other.replace(noise)
+        else:
+            os.utime(noise)
+
+    progress = At("write", act, first_block=moment == "in write")
+    with pytest.raises(SourceError, match=r"noise\.tif: (changed while|cannot be read|no such)"):
+        quantize(noise, tmp_path / output, n_colors=8, n_init=1, progress=progress)
+    assert not (tmp_path / output).is_file()
+    assert not list(tmp_path.glob("out/*.png"))
+    assert not list(tmp_path.glob("out.zarr"))
+
+
+def test_a_store_that_is_made_again_between_the_passes(noise, tmp_path):
+    store = tmp_path / "s.zarr"
+    ingest(noise, store)
+
+    def act():
+        shutil.rmtree(store)
+        tifffile.imwrite(noise, np.zeros((600, 640, 3), np.uint8), photometric="rgb")
+        ingest(noise, store)
+
+    with pytest.raises(SourceError, match=r"s\.zarr: changed while it was being read"):
+        quantize(store, tmp_path / "out.png", n_colors=8, n_init=1, progress=At("write", act))
+
+
+def test_of_several_sources_the_others_are_written(noise, tmp_path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(noise, tmp_path / "in" / "a.tif")
+    shutil.copy(noise, tmp_path / "in" / "b.tif")
+    gone = At("write", (tmp_path / "in" / "b.tif").unlink)
+    result = quantize(tmp_path / "in", tmp_path / "out", n_colors=8, n_init=1, progress=gone)
+    assert [image.error is None for image in result.report] == [True, False]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_a_read_only_output(noise, disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)  # noqa: S607 - as above
+    for output in ("out.png", "out.zarr", "out"):
+        for resume in (False, True):
+            with pytest.raises(OutputError, match="Read-only file system"):
+                quantize(noise, disk / output, resume=resume)
+
+
+def test_two_jobs_on_one_output(noise, tmp_path):
+    """Of a job in another process, the host, the process and the time are told."""
+    code = (
+        "import sys, time; from dkmeans.images import quantize\n"
+        "class Wait:\n"
+        "    def begin(self, *_): print('ready', flush=True); sys.stdin.readline()\n"
+        "    def advance(self, _): pass\n"
+        "    def end(self): pass\n"
+        "quantize('noise.tif', 'out.png', n_colors=8, n_init=1, progress=Wait())"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "ready\n"
+        who = rf"another job is writing it \(process {other.pid} on {os.uname().nodename}, since"
+        for options in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(OutputError, match=who):
+                quantize(noise, tmp_path / "out.png", n_colors=9, **options)
+        other.communicate("go\n\n\n")
+        assert other.returncode == 0
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (640, 600)
+
+
+def test_a_stale_worker_writes_nowhere(noise, tmp_path, monkeypatch):
+    """The folder of a run that was swept is not that of the next one."""
+    monkeypatch.setattr(_manifest, "_NOTED", 1)
+    folders = []
+
+    class Stop(BaseException):
+        pass
+
+    def act():
+        folders.extend(path for path in (tmp_path / ".out.png.dkmeans").iterdir() if path.is_dir())
+        raise Stop
+
+    for _ in range(2):
+        with pytest.raises(Stop):
+            quantize(noise, tmp_path / "out.png", n_colors=8, n_init=1, progress=At("write", act))
+    first, second = folders
+    assert first != second
+    with pytest.raises(FileNotFoundError):
+        _manifest.Noter(_manifest.Journal(str(first)).file(), 0, lambda: (None, 0)).finished(1, 2)
+
+
+def test_staged_pixels_of_a_crash_are_swept(tmp_path, photos):
+    Image.fromarray(photos["china"]).save(tmp_path / "a.png")
+    (tmp_path / "fast").mkdir()
+    code = (
+        "import os, signal; from dkmeans.images import quantize\n"
+        "class Die:\n"
+        "    def begin(self, name, *_): name == 'write' and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    def advance(self, _): pass\n"
+        "    def end(self): pass\n"
+        "quantize('a.png', 'out.png', n_colors=8, n_init=1, staging='fast', progress=Die())"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert list((tmp_path / "fast").rglob("*.raw"))
+    quantize(
+        tmp_path / "a.png", tmp_path / "out.png", n_colors=8, n_init=1, staging=tmp_path / "fast"
+    )
+    assert not list((tmp_path / "fast").iterdir())
+
+
+def test_a_palette_is_given_and_counts_are_those_of_an_undisturbed_run(noise, tmp_path, disk):
+    palette = Palette([[0, 0, 0], [90, 90, 90], [255, 255, 255]])
+    resize(disk, "64k")
+    with pytest.raises(OutputError, match="the disk is full"):
+        quantize(noise, disk / "out.png", palette=palette)
+    resize(disk, "64m")
+    resumed = quantize(noise, disk / "out.png", palette=palette, resume=True)
+    whole = quantize(noise, tmp_path / "out.png", palette=palette)
+    assert (resumed.inertia, resumed.n_pixels) == (whole.inertia, whole.n_pixels)
+    np.testing.assert_array_equal(resumed.palette.shares, whole.palette.shares)
