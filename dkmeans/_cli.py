@@ -14,6 +14,7 @@ import click
 
 from dkmeans._cli_errors import SOME_FAILED, Commands
 from dkmeans._cli_jobs import job_options, resume_option, run
+from dkmeans._cli_plan import plan
 from dkmeans._cli_tables import fit, predict
 from dkmeans._report_words import printable
 from dkmeans._validation import DkmeansError
@@ -109,6 +110,9 @@ def ingest(ctx: click.Context, /, sources: tuple[str, ...], store: str, **option
     from dkmeans import _report, images  # noqa: PLC0415 - slow
 
     run(ctx, partial(images.ingest, sources, store), _report.print_ingested, **options)
+
+
+cli.add_command(plan)
 
 
 @cli.command()

@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 
-from dkmeans import _lloyd_passes
+from dkmeans import _lloyd_passes, _needs_tables
 from dkmeans._checkpoint import Checkpoint
 from dkmeans._estimators_base import BaseKMeans, labels_of, warn
 from dkmeans._estimators_callbacks import Report, with_callbacks
@@ -225,6 +225,7 @@ class KMeans(BaseKMeans):
         if kept is not None:
             kept.belong(self._of_checkpoint(options), data)
             options = replace(options, keep=kept.save, standing=kept.load())
+        _needs_tables.check_fit(data, self.n_clusters)
         fitted = _lloyd_passes.fit(passes, data, options)
         self._adopt(fitted, passes, data)
         labels = fitted.solution.labels

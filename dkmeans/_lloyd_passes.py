@@ -24,6 +24,7 @@ from dkmeans._tables import Table, table
 SAMPLE_STARTS = 8  # they cost no pass
 MIDDLE = 1 << 14  # rows
 _IN_PART = 2400  # rows a cluster; of so many, restarts run on a part
+COUNTED_PER_WORKER = 2  # partitions of colours; each has a table of counts
 _COLOUR_BANDS = (1, 3)
 _AT_A_TIME = 1 << 16  # colours
 
@@ -48,7 +49,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     if options.standing is not None:
         return _refined(passes, data, options.standing, options)
     limit = _summary_rows.size(options.n_clusters, data.n_features, data.dtype.itemsize)
-    if data.n_rows > limit and _is_colour(data):
+    if data.n_rows > limit and is_colour(data):
         fitted = _fit_colours(passes, data, options)
         if fitted is not None:
             return fitted
@@ -177,7 +178,8 @@ SEEDINGS: dict[str, Seeding] = {
 # Colours
 
 
-def _is_colour(data: Table) -> bool:
+def is_colour(data: Table) -> bool:
+    """Whether rows are 8-bit colours, which can be counted."""
     return data.dtype == np.uint8 and data.n_features in _COLOUR_BANDS and not data.is_weighted
 
 
@@ -196,7 +198,7 @@ class _Count:
 
 def _fit_colours(passes: Passes, data: Table, options: Options) -> Fit | None:
     """Fit to counted colours; None if there are too few of them, or they cannot be a start."""
-    partitions = _passes.partition(data.pieces, per_worker=2)
+    partitions = _passes.partition(data.pieces, per_worker=COUNTED_PER_WORKER)
     counts = passes.run("count", _Count(data.n_features), partitions, ColourCounts.merge)
     summary = ColourSummary(counts)
     if summary.n_points < options.n_clusters:

@@ -35,7 +35,7 @@ _PARTITIONS_PER_WORKER = 4
 _ON_A_CLUSTER = 8  # a worker there is handed its next task early, and may end one task later
 _MAX_PARTITION_BYTES = 1 << 29  # keeps what a lost worker costs small, up to
 _MAX_PARTITIONS_PER_WORKER = 32  # which cost the scheduler 0.1 s a pass
-_MAX_INPUT_BYTES = 1 << 26  # the inputs of a task are in memory all at once
+MAX_INPUT_BYTES = 1 << 26  # the inputs of a task are in memory all at once
 
 
 class BlockSource(Protocol):
@@ -383,7 +383,7 @@ def partition(pieces: Sequence[P], per_worker: int | None = None) -> list[tuple[
         each begins and ends with much work. By default 4, and 8 on a cluster, which also gets more
         of them for large data.
     """
-    target = _partition_bytes(pieces, per_worker)
+    target = partition_bytes(pieces, per_worker)
     partitions: list[list[P]] = [[]]
     room = target
     for piece in pieces:
@@ -396,7 +396,8 @@ def partition(pieces: Sequence[P], per_worker: int | None = None) -> list[tuple[
     return [tuple(p) for p in partitions if p]
 
 
-def _partition_bytes(pieces: Sequence[Piece], per_worker: int | None) -> float:
+def partition_bytes(pieces: Sequence[Piece], per_worker: int | None) -> float:
+    """Return about how large `partition` makes partitions."""
     total = sum(piece.nbytes for piece in pieces)
     if all(piece.in_memory for piece in pieces):
         return total / (schedulers.n_local_workers() * (per_worker or _PARTITIONS_PER_WORKER))
@@ -407,7 +408,7 @@ def _partition_bytes(pieces: Sequence[Piece], per_worker: int | None) -> float:
         least = total / (workers * max(per_worker, _MAX_PARTITIONS_PER_WORKER))
         target = max(least, min(target, _MAX_PARTITION_BYTES))
     if any(piece.inputs for piece in pieces):
-        target = min(target, _MAX_INPUT_BYTES)
+        target = min(target, MAX_INPUT_BYTES)
     return target
 
 

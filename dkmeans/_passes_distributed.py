@@ -20,7 +20,7 @@ _LOG = logging.getLogger("dkmeans")
 
 # Results that one task merges: of more, it would hold more of them at once, and fewer make more
 # tasks of some 2 ms each. Local schedulers merge pairs as soon as they are there.
-_MERGED_AT_ONCE = 4
+MERGED_AT_ONCE = 4
 
 _LOOK_SECONDS = 2.0  # between two looks at who is there
 _WORKER_BYTES = 300 << 20  # that a worker takes once it has loaded what passes need
@@ -263,7 +263,7 @@ def _submit(client: Any, shared: Any, tasks: Sequence[Task], merge: Callable[...
     """Return the futures of the tasks and, last, the merged one: one graph, sent at once."""
     from dask.delayed import Delayed  # noqa: PLC0415 - on a cluster it is loaded already
 
-    graph, parts, last = graph_of(shared, tasks, merge, _MERGED_AT_ONCE)
+    graph, parts, last = graph_of(shared, tasks, merge, MERGED_AT_ONCE)
     homes = _homes(client, tasks, parts) if any(task.stays for task in tasks) else {}
     whole = with_inputs(graph, tasks, homes)
     wanted = [Delayed(key, whole, layer="pass") for key in (*parts, last)]

@@ -57,7 +57,7 @@ def _peak(process: psutil.Process) -> int:
     return int(getattr(memory, "peak_wset", memory.rss))  # Windows knows the peak, others only now
 
 
-def _console() -> Console:
+def console_of() -> Console:
     """Return a console on standard output."""
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
@@ -81,7 +81,7 @@ def print_quantized(
     console
         Where to print; standard output by default.
     """
-    console = console or _console()
+    console = console or console_of()
     done = [entry for entry in result.report if entry.error is None]
     if result.n_distinct is None:
         colours = f"{len(result.palette):,} given"
@@ -108,14 +108,14 @@ def print_quantized(
     }
     swatches = _swatches(result.palette, console) if _has_colours(console) else ()
     most_used = _most_used(result.palette, console)
-    _print(console, *swatches, most_used, _facts(facts), *_sources(done, console))
+    print_parts(console, *swatches, most_used, facts_of(facts), *_sources(done, console))
 
 
 def print_ingested(
     result: "IngestResult", *, seconds: float, peak: int, console: Console | None = None
 ) -> None:
     """Print what `ingest` wrote; the parameters are those of `print_quantized`."""
-    console = console or _console()
+    console = console or console_of()
     done = [entry for entry in result.report if entry.error is None]
     n_pixels = sum(entry.height * entry.width for entry in done)
     facts = {
@@ -125,12 +125,12 @@ def print_ingested(
         "Time": f"{duration(seconds)}, {_rate_of_pixels(n_pixels, seconds)}",
         "Peak memory": size(peak),
     }
-    _print(console, _facts(facts), *_sources(done, console))
+    print_parts(console, facts_of(facts), *_sources(done, console))
 
 
 def print_info(infos: Sequence["ImageInfo"], console: Console | None = None) -> None:
     """Print what is known of one image, or a table of several."""
-    console = console or _console()
+    console = console or console_of()
     if len(infos) == 1:
         [info] = infos
         facts = {
@@ -143,7 +143,7 @@ def print_info(infos: Sequence["ImageInfo"], console: Console | None = None) -> 
             "Decoded": size(info.bytes_decoded),
         }
         title = Text(shown_path(info.path), style="bold")
-        _print(console, title, _facts(facts))
+        print_parts(console, title, facts_of(facts))
         return
     table = _table("Image", "Format", "Type", right=("Size", "Stored", "Decoded"))
     room = max(12, console.width - 66)  # for the path; the rest is for the others
@@ -158,7 +158,7 @@ def print_info(infos: Sequence["ImageInfo"], console: Console | None = None) -> 
         )
     totals = (sum(i.bytes_stored for i in infos), sum(i.bytes_decoded for i in infos))
     table.add_row(_plural(len(infos), "picture"), "", "", "", *map(size, totals), style="bold")
-    _print(console, table)
+    print_parts(console, table)
 
 
 def print_failures(report: Iterable["SourceReport"], console: Console | None = None) -> int:
@@ -174,10 +174,10 @@ def print_failures(report: Iterable["SourceReport"], console: Console | None = N
 
 def print_facts(facts: dict[str, str], console: Console | None = None) -> None:
     """Print what each fact is called and what it is, a line each."""
-    _print(console or _console(), _facts(facts))
+    print_parts(console or console_of(), facts_of(facts))
 
 
-def _print(console: Console, *parts: RenderableType) -> None:
+def print_parts(console: Console, *parts: RenderableType) -> None:
     """Print parts with a free line between them; in a terminal also around and a margin."""
     for i, part in enumerate(parts):
         if i or console.is_terminal:
@@ -204,7 +204,8 @@ def _type(info: "ImageInfo") -> str:
     return f"{bands}, {info.dtype}"
 
 
-def _facts(facts: dict[str, str]) -> Text:
+def facts_of(facts: dict[str, str]) -> Text:
+    """Return names and values in lines."""
     width = max(len(name) for name in facts) + 3
     lines = [Text.assemble((name.ljust(width), "dim"), value) for name, value in facts.items()]
     return Text("\n").join(lines)

@@ -17,7 +17,7 @@ from dkmeans import _passes
 from dkmeans._kernels import colours as kernels
 from dkmeans._kernels import octree
 from dkmeans._kernels import points as point_kernels
-from dkmeans._summary_octree import PARTS, SMALL, Octree
+from dkmeans._summary_octree import NODE_BYTES, PARTS, SMALL, Octree
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -28,6 +28,19 @@ Ints = npt.NDArray[np.integer[Any]]
 _N_GREY = 256
 _MOST_CARRIES = 1000  # lists, before they are made one
 _LISTED = 4 * (4 + 2)  # a code and a count, in bytes; to make the list takes some of each at once
+
+
+def table_bytes(bands: int) -> int:
+    """Return the size of the table in which colours are counted."""
+    return (_N_GREY if bands == 1 else kernels.N_CODES) * 2
+
+
+def summary_bytes(bands: int, n_pixels: int) -> int:
+    """Return the most that the summary of so many pixels takes while it is made: cubes and tree."""
+    n_codes = _N_GREY if bands == 1 else kernels.N_CODES
+    n_cubes = min(n_pixels, n_codes // (4 if bands == 1 else kernels.CUBE)) + 1
+    is_wide = n_pixels > np.iinfo(np.uint32).max
+    return n_cubes * (kernels.CUBE * (8 if is_wide else 4) + 2 * NODE_BYTES)
 
 
 class ColourCounts:

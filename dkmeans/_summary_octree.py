@@ -13,6 +13,7 @@ Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
 Ints = npt.NDArray[np.integer[Any]]
 
+NODE_BYTES = 60  # of all levels, for each node of the lowest: number, bounds, weight and sums
 PARTS = 8  # of the work on one summary, for threads
 SMALL = 100_000  # colours; below this, threads cost more than they save
 

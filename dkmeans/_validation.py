@@ -27,6 +27,10 @@ class OutputError(DkmeansError):
     """The output exists, cannot be written, or would lie where it must not."""
 
 
+class InsufficientMemoryError(DkmeansError):
+    """A job needs more memory than there is where it would run; nothing has been done."""
+
+
 class ClusterError(DkmeansError):
     """A cluster is lost, or a part of the work killed each worker that tried it."""
 

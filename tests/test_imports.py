@@ -26,9 +26,9 @@ FLOORS = (
     ("_summary",),
     ("_seeding",),
     ("_lloyd",),
-    ("_minibatch", "_model", "_checkpoint"),
+    ("_minibatch", "_model", "_checkpoint", "_needs"),
     ("_estimators", "images"),
-    ("_jobs",),
+    ("_jobs", "_plan"),
     ("_report",),
     ("_cli",),
 )

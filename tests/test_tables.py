@@ -367,7 +367,7 @@ def test_a_cluster_within_the_process_counts_bytes_once():
 
 
 def test_inputs_of_a_task_are_few(monkeypatch):
-    monkeypatch.setattr(_passes, "_MAX_INPUT_BYTES", 1000)
+    monkeypatch.setattr(_passes, "MAX_INPUT_BYTES", 1000)
     partitions = _passes.partition(table(da.from_array(made((400, 5)), chunks=(20, -1))).pieces)
     assert max(sum(piece.nbytes for piece in part) for part in partitions) <= 1200
 

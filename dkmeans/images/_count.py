@@ -15,6 +15,9 @@ from dkmeans.images._staging import StagedSource
 
 Failures = dict[int, str]
 
+# Each partition begins with a fresh table of 32 MiB and ends with adding two of them.
+PER_WORKER = 1
+
 
 @dataclass(frozen=True)
 class _Counted:
@@ -85,8 +88,7 @@ def count_colours(
     tuple
         The counts, and by index of each source that failed, why.
     """
-    # Each partition begins with a fresh table of 32 MiB and ends with adding two of them.
-    partitions = _passes.partition(pieces, per_worker=1)
+    partitions = _passes.partition(pieces, per_worker=PER_WORKER)
     counted = passes.run("count colours", _Count(bands, staged), partitions, _Counted.merge)
     if not counted.failures or len(counted.failures) == len(pieces):
         return counted.counts, counted.failures

@@ -13,7 +13,7 @@ from dkmeans._passes import BlockSource, Partition, Passes, Piece, Progress, Tic
 from dkmeans._stores import writing
 from dkmeans._tiling import grid, reading_block
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
-from dkmeans.images import _bucket, _packed, _sources, _store
+from dkmeans.images import _bucket, _needs, _packed, _sources, _store
 from dkmeans.images._destination import (
     existing_error,
     refuse_failed,
@@ -200,10 +200,15 @@ def _into_bucket(
 
 
 def _usable(found: Sequence[Found]) -> tuple[dict[int, BlockSource], dict[int, str]]:
-    """Return the sources that can be read and why others cannot; raise if that is none."""
+    """Return the sources that can be read and why others cannot.
+
+    Raise if that is none, or if there is too little memory for them.
+    """
     failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
     refuse_failed(failures, len(found))
-    return {i: f.source for i, f in enumerate(found) if f.source is not None}, failures
+    usable = {i: f.source for i, f in enumerate(found) if f.source is not None}
+    _needs.check_ingest(usable.values())
+    return usable, failures
 
 
 def _refuse_existing(
@@ -291,6 +296,12 @@ def _lay_out(
         if run:
             runs.append(tuple(run))
     return large, runs
+
+
+def partitions_of(usable: Mapping[int, BlockSource]) -> list[Partition]:
+    """Return what the tasks read."""
+    pieces, runs = _lay_out(usable)
+    return [*_passes.partition(pieces), *runs]
 
 
 def _chunk(source: BlockSource) -> tuple[int, int]:

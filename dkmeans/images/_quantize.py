@@ -19,7 +19,7 @@ from dkmeans._validation import (
     check_integer,
     check_number,
 )
-from dkmeans.images import _sources
+from dkmeans.images import _needs, _sources
 from dkmeans.images._assign import Assign, Written
 from dkmeans.images._bucket import refuse_among, target_of
 from dkmeans.images._count import count_colours
@@ -191,7 +191,9 @@ def quantize(
         check_integer("the number of colours in palette", len(palette), 1, target.max_colors)
     else:
         check_integer("n_colors", n_colors, 2, target.max_colors, f"for a {target.kind} output")
-    bands = max(image.source.shape[2] for image in found if image.source is not None)
+    readable = [image.source for image in found if image.source is not None]
+    bands = max(source.shape[2] for source in readable)
+    _needs.check_quantize(readable, bands, n_colors, palette)
     fitting = {
         "n_colors": int(n_colors),
         "start": _check_init(init, n_colors, bands),
@@ -269,8 +271,8 @@ def _fitted(  # noqa: PLR0917 - private, called once
     if job.fit.exists():
         fitted, failures = Fit.read(job.fit)
         return fitted, failures, {i: s for i, s in usable.items() if i not in failures}
-    staged = {} if stage is None else _plan_staging(usable, stage)
-    counts, failures = count_colours(passes, _pieces(usable), bands, staged)
+    staged = {} if stage is None else plan_staging(usable, stage)
+    counts, failures = count_colours(passes, pieces_of(usable), bands, staged)
     refuse_failed(failures, len(usable))
     summary = ColourSummary(counts)
     del counts  # the summary takes its place in memory, as the labels will the summary's
@@ -309,7 +311,7 @@ def _check_init(init: Any, n_colors: int, bands: int) -> Float64 | None:
     return centers
 
 
-def _plan_staging(usable: Mapping[int, BlockSource], stage: Path) -> dict[int, StagedSource]:
+def plan_staging(usable: Mapping[int, BlockSource], stage: Path) -> dict[int, StagedSource]:
     """Choose the sources to keep decoded: those read in order, while half the free disk lasts.
 
     Measured on photographs, writing and reading bare pixels takes a third of the time of
@@ -325,7 +327,7 @@ def _plan_staging(usable: Mapping[int, BlockSource], stage: Path) -> dict[int, S
     return staged
 
 
-def _pieces(usable: Mapping[int, BlockSource]) -> list[Piece]:
+def pieces_of(usable: Mapping[int, BlockSource]) -> list[Piece]:
     """Return each source whole, in the windows in which it reads well."""
     pieces = []
     for index, source in usable.items():

@@ -45,8 +45,9 @@ _PILLOW = 7  # bytes a pixel of Pillow's picture and the array made from it
 _COEFFICIENTS = 6  # bytes a pixel that libjpeg holds for a progressive JPEG
 _HEADER = 1 << 16  # bytes of an object asked for at a time, for headers
 _BAND = 4 << 20  # bytes decoded at a time from a source that is read in order
+CACHE_BYTES = 64 << 20  # of GDAL's blocks; its default is 5 % of the machine's memory
 _ENV = {
-    "GDAL_CACHEMAX": 64,  # MB; the default is 5 % of the machine's memory
+    "GDAL_CACHEMAX": CACHE_BYTES >> 20,
     "GDAL_NUM_THREADS": 1,  # the parallelism is Dask's
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no side-car files: the pixels are in the file
     "GDAL_PAM_ENABLED": "NO",
@@ -136,6 +137,12 @@ class RasterSource:
             with _open(self.path, self.driver, self.stored) as dataset:
                 image = dataset.read()
         return _turn(image, self.orientation)
+
+
+def whole_bytes(source: RasterSource) -> int:
+    """Return what it takes to decode all pixels at once."""
+    height, width, _ = source.shape
+    return height * width * (_PILLOW + _COEFFICIENTS)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def write_labels(
     work: Assign,
 ) -> Assigned:
     """Label and write all that is not done; return all, by index of the source."""
-    pieces = _pieces(usable, outputs, done)
+    pieces = pieces_of(usable, outputs, done)
     made = Assigned()
     if pieces:
         made = passes.run("write", work, _passes.partition(pieces), Assigned.merge)
@@ -46,7 +46,7 @@ def finish(
     return sizes
 
 
-def _pieces(
+def pieces_of(
     usable: Mapping[int, BlockSource], outputs: Mapping[int, Output], done: Mapping[int, Done]
 ) -> list[Piece]:
     """Return of each source the windows that its output takes and that are not all written."""

@@ -1,0 +1,67 @@
+"""`dkmeans plan`: what a job would take, before any work."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dkmeans._cli_cluster import Workplace, cluster_options, opened
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE... [OUTPUT]")
+@click.option(
+    "--job",
+    type=click.Choice(["quantize", "ingest", "fit"]),
+    help="What is to be done; quantize by default, and fit with --clusters.",
+)
+@click.option("--colors", type=int, metavar="K", help="Of quantize; 256 by default.")
+@click.option("--clusters", type=int, metavar="K", help="Of a fit.")
+@click.option("--staging", metavar="FOLDER", help="As for quantize.")
+@click.option("--no-calibrate", is_flag=True, help="Try nothing out, and tell no time.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@cluster_options
+@click.pass_context
+def plan(
+    ctx: click.Context,
+    /,
+    sources: tuple[str, ...],
+    job: str | None,
+    no_calibrate: bool,  # noqa: FBT001 - click passes names
+    as_json: bool,  # noqa: FBT001 - click passes names
+    **options: Any,
+) -> None:
+    """Tell what a job will take: passes, bytes, tasks, memory, disk and time.
+
+    SOURCE is what it is for the job; the last of several is OUTPUT if nothing is there yet. Nothing
+    is written. Exit status: 0 if the job fits, 1 if it would be refused.
+    """
+    place = Workplace.taken_from(options, ctx)
+    from dkmeans import _report_plan  # noqa: PLC0415 - slow
+    from dkmeans._plan import plan as planned  # noqa: PLC0415 - slow
+
+    *first, last = sources
+    output = last if first and not Path(last).exists() else None
+    given: Any = sources if output is None else first
+    clusters = options.pop("clusters")
+    if clusters is not None or job == "fit":
+        given = given[0] if len(given) == 1 else list(given)
+    with opened(place):
+        found = planned(
+            given,
+            output,
+            job=job,
+            n_colors=options.pop("colors"),
+            n_clusters=clusters,
+            calibrate=not no_calibrate,
+            **options,
+        )
+    if as_json:
+        totals = {name: getattr(found, name) for name in ("n_passes", "bytes_read", "n_tasks")}
+        click.echo(json.dumps(asdict(found) | totals, indent=2))
+    else:
+        _report_plan.print_plan(found)
+    if not found.fits:
+        ctx.exit(1)

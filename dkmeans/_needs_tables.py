@@ -1,0 +1,56 @@
+"""How much memory a fit of rows takes."""
+
+from dkmeans import _passes, _summary_rows
+from dkmeans import _tables_kept as kept
+from dkmeans._lloyd_passes import COUNTED_PER_WORKER, is_colour
+from dkmeans._needs import MIB, Needs, Pass, Room, n_partitions, refuse_beyond
+from dkmeans._summary import summary_bytes, table_bytes
+from dkmeans._tables import Table, TablePiece
+from dkmeans._tables_blocks import BLOCK_BYTES, GraphSource
+
+_LIBRARIES = 390 * MIB  # with scikit-learn, and the kernels and threads that solve a summary
+_COLUMNS = 24  # bytes of a sampled row beside its values: number, weight, priority
+_COPIES = 4  # of a sample: as it came, in its order, joined, and what steps know of it
+_BLOCKS = 4  # that a task holds: read, read ahead, decoded, and copied
+
+
+def check_fit(table: Table, n_clusters: int) -> None:
+    """Raise `InsufficientMemoryError` if there is too little memory to fit rows that are stored."""
+    if table.is_lazy:
+        refuse_beyond("fit", lambda where: fit(table, n_clusters, where))
+
+
+def fit(table: Table, n_clusters: int, where: Room) -> Needs:
+    """Return what it takes to fit centres to rows that are stored.
+
+    Nothing is read; but of Dask arrays, sizes of chunks that are unknown are computed.
+    """
+    row_bytes = table.n_features * table.dtype.itemsize
+    limit = _summary_rows.size(n_clusters, table.n_features, table.dtype.itemsize)
+    blocks = BLOCK_BYTES + max((_held(piece) for piece in table.pieces), default=0)
+    store = 0
+    if any(piece.is_kept for piece in table.pieces):
+        limit_of_worker = where.limit if where.on_cluster else None
+        room = kept.ROOM if limit_of_worker is None else limit_of_worker // kept.SHARE
+        store = min(table.nbytes, room)
+    if table.n_rows > limit and is_colour(table):
+        n = n_partitions(table.pieces, per_worker=COUNTED_PER_WORKER)
+        counts = table_bytes(table.n_features)
+        count = Pass("count", n, blocks + counts, store, counts)
+        return Needs((count,), counts + summary_bytes(table.n_features, table.n_rows), _LIBRARIES)
+    sample = min(table.n_rows, limit) * (row_bytes + _COLUMNS)
+    n = n_partitions(table.pieces)
+    look = Pass("summarise", n, blocks, store, sample, is_sum=False)
+    centers = 8 * n_clusters * (table.n_features + 1)
+    refine = Pass("refine", n, blocks + 3 * centers, store + 3 * centers, 3 * centers)
+    passes = (look, refine) if table.n_rows > limit else (look,)
+    return Needs(passes, _COPIES * sample, _LIBRARIES)
+
+
+def _held(piece: TablePiece) -> int:
+    """Return what the blocks of a piece take that are in memory at once."""
+    if isinstance(piece.source, GraphSource):
+        # Dask computes as many for the next task meanwhile.
+        largest = max(window.n_pixels for window in piece.windows) * piece.pixel_bytes
+        return 2 * (_passes.MAX_INPUT_BYTES + largest)
+    return _BLOCKS * piece.windows[0].n_pixels * piece.pixel_bytes  # the others are no larger

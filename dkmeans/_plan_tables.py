@@ -1,0 +1,105 @@
+"""Plans of fits of rows."""
+
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans import _needs, _needs_tables, _passes, _summary_rows
+from dkmeans._frame import Centers, Frame, Ranges
+from dkmeans._lloyd_passes import COUNTED_PER_WORKER, is_colour
+from dkmeans._plan_clock import rate, some, spread
+from dkmeans._plan_passes import Plan, PlannedPass
+from dkmeans._tables import Table, TablePiece, table
+from dkmeans._validation import InvalidArgumentError, check_integer
+
+_USUAL = 6  # passes at the most of a fit with defaults
+_STARTED = 1.5  # seconds at the most until workers have loaded what they need
+_SOLVED = 4e-11  # seconds for each value of a summary and each cluster and iteration
+_ITERATIONS = 30, 300  # on the summary and its parts, of all starts
+
+
+def fit(data: Any, n_clusters: int, max_iter: int, *, calibrate: bool) -> Plan:
+    """Plan `KMeans.fit`."""
+    check_integer("n_clusters", n_clusters, 1)
+    check_integer("max_iter", max_iter, 1)
+    rows = table(data)
+    if not rows.n_rows:
+        raise InvalidArgumentError(f"the data have no rows (shape {rows.shape}).")
+    room = _needs.room()
+    limit = _summary_rows.size(n_clusters, rows.n_features, rows.dtype.itemsize)
+    passes = _planned(rows, limit, max_iter)
+    needs = _needs_tables.fit(rows, n_clusters, room)
+    seconds = None
+    if calibrate and rows.pieces[0].inputs is None:
+        seconds = _seconds(rows, n_clusters, limit, passes, room.n_workers * room.n_threads)
+    return Plan(
+        "fit",
+        len(rows.pieces),
+        rows.n_rows,
+        passes,
+        0,
+        0,
+        room.n_workers,
+        room.n_threads,
+        room.needed(needs),
+        room.needed_by_client(needs),
+        room.limit,
+        room.holds(needs),
+        seconds,
+    )
+
+
+def _planned(rows: Table, limit: int, max_iter: int) -> tuple[PlannedPass, ...]:
+    if rows.n_rows > limit and is_colour(rows):
+        counted = _passes.partition(rows.pieces, per_worker=COUNTED_PER_WORKER)
+        return (PlannedPass.over("count", counted),)
+    partitions = _passes.partition(rows.pieces)
+    summarise = PlannedPass.over("summarise", partitions)
+    if rows.n_rows <= limit:
+        return (summarise,)
+    # Integers of which few are distinct are counted in the first pass.
+    least = 0 if rows.dtype.kind in "iu" else 2
+    most = min(_USUAL - 1, max_iter + 1)
+    return summarise, PlannedPass.over("refine", partitions, (min(least, most), most))
+
+
+def _seconds(
+    rows: Table, n_clusters: int, limit: int, passes: tuple[PlannedPass, ...], n_threads: int
+) -> tuple[float, float]:
+    """Return how long a fit may take, from some blocks that are read and assigned to some rows."""
+    pieces = [piece for whole in rows.pieces for piece in whole.split(1)]
+    trial = _Trial(n_clusters)
+    assigning = rate(trial, some(pieces))
+    bounds = []
+    n_summary = min(rows.n_rows, limit) * rows.n_features * n_clusters
+    for i in (0, 1):
+        nbytes = sum(each.times[i] * each.bytes_read for each in passes)
+        solved = n_summary * _SOLVED * _ITERATIONS[i] / n_threads
+        bounds.append(nbytes / min(n_threads, passes[0].n_tasks) / assigning + solved)
+    return spread(bounds[0], bounds[1] + _STARTED)
+
+
+class _Trial:
+    """Assigns the rows of pieces to rows of the first one."""
+
+    def __init__(self, n_clusters: int) -> None:
+        self._n_clusters = n_clusters
+        self._centers: Centers | None = None
+
+    def __call__(self, piece: TablePiece) -> int:
+        nbytes = 0
+        with closing(piece.blocks()) as blocks:
+            for block in blocks:
+                centers = self._centers = self._centers or self._chosen(block.values)
+                centers.add(block.values, None, centers.frame.totals(self._n_clusters))
+                nbytes += block.values.nbytes
+        return nbytes
+
+    def _chosen(self, rows: npt.NDArray[Any]) -> Centers:
+        chosen = np.nan_to_num(np.resize(rows, (self._n_clusters, rows.shape[1])))
+        ranges, _ = Ranges.of(chosen, None, partial(np.arange, len(chosen)))
+        middle = ranges.low / 2 + ranges.high / 2
+        return Frame.of(ranges, middle, chosen.dtype, weighted=False).centers(chosen)

@@ -1,0 +1,329 @@
+"""Plans against what jobs then do: passes, bytes, tasks, and the memory of real processes."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import psutil
+import pytest
+import tifffile
+import zarr
+from click.testing import CliRunner
+from conftest import local_cluster
+from PIL import Image
+
+import dkmeans
+from dkmeans import _needs
+from dkmeans._cli import cli
+from dkmeans._needs import Needs, Pass, Room
+from dkmeans._passes import Passes
+from dkmeans._validation import InsufficientMemoryError, InvalidArgumentError
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The passes that jobs run: names, bytes and numbers of tasks."""
+    passes = []
+    run = Passes.run
+
+    def spy(self, name, work, partitions, merge):
+        before = self.bytes_read
+        result = run(self, name, work, partitions, merge)
+        passes.append((name, self.bytes_read - before, len(partitions)))
+        return result
+
+    monkeypatch.setattr(Passes, "run", spy)
+    return passes
+
+
+def noise(height, width, n_colors=1 << 24):
+    """A picture of random colours."""
+    codes = np.random.default_rng(0).integers(0, n_colors, height * width).astype("<u4")
+    return codes.view(np.uint8).reshape(height, width, 4)[..., :3].copy()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A picture in each kind of file."""
+    folder = tmp_path_factory.mktemp("pictures")
+    image = noise(700, 900)
+    tifffile.imwrite(folder / "tiles.tif", image, tile=(128, 128), compression="zlib")
+    tifffile.imwrite(folder / "strips.tif", image, rowsperstrip=16)
+    Image.fromarray(image).save(folder / "a.png")
+    Image.fromarray(image).save(folder / "a.jpg")
+    zarr.create_array(folder / "a.zarr", data=image, chunks=(256, 256, 3))
+    return folder
+
+
+def as_ran(plan):
+    """The passes of a plan, as `ran` has them."""
+    return [(each.name, each.bytes_read, each.n_tasks) for each in plan.passes]
+
+
+@pytest.mark.parametrize("name", ["tiles.tif", "strips.tif", "a.png", "a.jpg", "a.zarr", ""])
+@pytest.mark.parametrize("output", ["out.zarr", "out"])
+def test_quantize_does_what_was_planned(pictures, name, output, tmp_path, ran):
+    with dask.config.set(num_workers=3):
+        plan = dkmeans.plan(pictures / name, tmp_path / output, n_colors=16, calibrate=False)
+        assert not ran
+        assert not list(tmp_path.iterdir())
+        result = dkmeans.quantize(pictures / name, tmp_path / output, n_colors=16)
+    assert as_ran(plan) == ran
+    assert plan.n_passes == (result.n_passes,) * 2
+    assert plan.bytes_read == (result.bytes_read,) * 2
+    assert plan.n_tasks == (sum(n for _, _, n in ran),) * 2
+    assert plan.staging == (0 if name in ("tiles.tif", "strips.tif", "a.zarr") else
+                            sum(700 * 900 * 3 for _ in range(2 if name == "" else 1)))  # fmt: skip
+    assert plan.n_rows == result.n_pixels
+    assert plan.seconds is None
+
+
+def test_nothing_is_staged_beside_an_output_elsewhere(pictures, tmp_path):
+    url = "s3://bucket/out.png"
+    assert dkmeans.plan(pictures / "a.png", url, calibrate=False).staging == 0
+    plan = dkmeans.plan(pictures / "a.png", url, staging=str(tmp_path), calibrate=False)
+    assert plan.staging == 700 * 900 * 3
+
+
+@pytest.mark.parametrize("name", ["tiles.tif", "a.png", ""])
+def test_ingest_does_what_was_planned(pictures, name, tmp_path, ran):
+    plan = dkmeans.plan(pictures / name, job="ingest", calibrate=False)
+    result = dkmeans.ingest(pictures / name, tmp_path / "store.zarr")
+    assert as_ran(plan) == ran
+    assert plan.bytes_read == (result.bytes_read,) * 2
+    assert plan.bytes_written == result.bytes_read
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """More rows than a summary holds, in Zarr."""
+    rows = np.random.default_rng(0).normal(size=(150_000, 8)).astype(np.float32)
+    path = tmp_path_factory.mktemp("table") / "rows.zarr"
+    zarr.create_array(path, data=rows, chunks=(10_000, 8))
+    return path
+
+
+def test_fit_does_what_was_planned(table, ran):
+    plan = dkmeans.plan(table, n_clusters=5, max_iter=2)
+    model = dkmeans.KMeans(5, max_iter=2, tol=0, random_state=0).fit(str(table))
+    summarise, *refine = ran
+    assert as_ran(plan)[:1] == [summarise]
+    assert {*as_ran(plan)[1:]} == {*refine}
+    least, most = plan.n_passes
+    assert (least, most) == (3, 4)
+    assert least <= model.n_passes_ <= most
+    assert plan.seconds[0] < plan.seconds[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        (np.zeros((100, 3)), ["summarise"]),
+        (np.zeros((200_000, 3), np.uint8), ["count"]),
+        (da.zeros((1000, 4), chunks=(100, 4)), ["summarise"]),
+    ],
+)
+def test_data_that_are_solved_in_memory_are_read_once(rows, names, ran):
+    plan = dkmeans.plan(rows, n_clusters=1)
+    assert [each.name for each in plan.passes] == names
+    assert plan.n_passes == (1, 1)
+    model = dkmeans.KMeans(1).fit(rows)
+    assert model.n_passes_ == 1
+    assert as_ran(plan) == ran
+
+
+@pytest.mark.parametrize("name", ["tiles.tif", "a.png"])
+def test_time_is_told_from_blocks_tried_out(pictures, name):
+    plan = dkmeans.plan(pictures / name, n_colors=4)
+    assert 0 < plan.seconds[0] < plan.seconds[1]
+    assert plan == replace(
+        dkmeans.plan(pictures / name, n_colors=4, calibrate=False), seconds=plan.seconds,
+        memory_limit=plan.memory_limit,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"job": "mow"}, "job is 'mow'"),
+        ({"job": "fit"}, "a fit needs it"),
+        ({"n_clusters": 3, "job": "ingest"}, "n_clusters belongs to a fit"),
+        ({"n_colors": 3, "job": "ingest"}, "n_colors is 3; it belongs to quantize"),
+        ({"n_colors": 1}, "n_colors is 1"),
+    ],
+)
+def test_what_contradicts_is_refused(pictures, options, complaint):
+    with pytest.raises(InvalidArgumentError, match=complaint):
+        dkmeans.plan(pictures / "a.png", **options)
+
+
+# Memory
+
+
+def peak(pid):
+    """The most that a process had resident, as the kernel noted it."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
+def states(client):
+    """What the memory managers of the workers have done: bytes spilled, and whether they paused."""
+
+    def state(dask_worker):
+        data = dask_worker.data
+        return getattr(data, "spilled_total", (0, 0))[0], dask_worker.status.name
+
+    return client.run(state).values()
+
+
+needs_kernel = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux notes the peaks of processes"
+)
+
+
+@needs_kernel
+def test_memory_stays_within_the_plan_and_the_limit(tmp_path, table):
+    path = tmp_path / "noise.tif"
+    tifffile.imwrite(path, noise(3000, 3000), tile=(512, 512), compression="zlib")
+    # Kernels that others have not yet compiled would be, in this process.
+    dkmeans.quantize(path, tmp_path / "warm.zarr", n_colors=8)
+    dkmeans.KMeans(4, max_iter=1).fit(str(table))
+    options = {"n_workers": 2, "threads_per_worker": 1, "host": "127.0.0.1"}
+    with (
+        local_cluster(memory_limit=700 * MIB, **options) as cluster,
+        cluster.get_client() as client,
+    ):
+        addresses = client.nthreads().keys()
+        pids = list(client.run(os.getpid).values())
+        plan = dkmeans.plan(path, n_colors=8, calibrate=False)
+        assert plan.memory_limit == 700 * MIB
+        dkmeans.quantize(path, tmp_path / "out.zarr", n_colors=8)
+        most = max(map(peak, pids))
+        assert most <= plan.memory_worker <= 1.5 * most
+        fit = dkmeans.plan(table, n_clusters=4, max_iter=2, calibrate=False)
+        dkmeans.KMeans(4, max_iter=2, random_state=0).fit(str(table))
+        assert max(map(peak, pids)) <= max(fit.memory_worker, plan.memory_worker)
+        assert all(state == (0, "running") for state in states(client))
+        assert client.nthreads().keys() == addresses  # none has been restarted
+
+
+def needs(task, result=0, n=1, **options):
+    return Needs((Pass("look", n, task, result=result, **options),), client=0, libraries=0)
+
+
+def test_results_that_wait_are_counted():
+    few, many = needs(0, result=1, n=1), needs(0, result=1, n=24)
+    assert few.of_worker(1) - _needs.WORKER == 1
+    assert (
+        many.of_worker(1) - _needs.WORKER == 4 + 3 + 1 + 2
+    )  # of 24, 6 and 2; a copy, and one sent
+    whole = needs(0, result=100, n=24, is_sum=False)
+    assert whole.of_worker(1) - _needs.WORKER == 400
+    assert needs(10, n=9).of_threads(4) == _needs.WORKER + 40
+
+
+CLUSTER = Room(2, 1, on_cluster=True, limit=1000 * MIB)
+
+
+OF_CLUSTER = (
+    "fit needs {} a worker, and the limit is 1000 MiB, of which 70% before data move to disk: "
+    "give --memory-limit {} (memory_limit of the workers)"
+)
+
+
+@pytest.mark.parametrize(
+    ("room", "task", "sentence"),
+    [
+        (CLUSTER, 475 * MIB, None),  # with 225 MiB that is 70 %
+        (replace(CLUSTER, limit=None), 1 << 50, None),
+        (CLUSTER, 476 * MIB, OF_CLUSTER.format("701 MiB", "1002MiB") + "."),
+        (
+            replace(CLUSTER, n_threads=2),
+            400 * MIB,
+            OF_CLUSTER.format("1.0 GiB", "1.5GiB")
+            + ", or to each worker one thread, which needs 625 MiB.",
+        ),
+        (
+            Room(1, 4, on_cluster=False, limit=1000 * MIB),
+            300 * MIB,
+            (
+                "fit needs 1.4 GiB, and 1000 MiB are available: give "
+                "dask.config.set(num_workers=2) or --workers 2, end other programs, or work where "
+                "there is more memory."
+            ),
+        ),
+        (
+            Room(4, 1, on_cluster=False, limit=1000 * MIB),
+            3000 * MIB,
+            (
+                "fit needs 3.1 GiB, and 1000 MiB are available: end other programs, or work where "
+                "there is more memory."
+            ),
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(monkeypatch, room, task, sentence):
+    monkeypatch.setattr(_needs, "room", lambda: room)
+    if sentence is None:
+        _needs.refuse_beyond("fit", lambda _: needs(task, n=9))
+        return
+    with pytest.raises(InsufficientMemoryError) as caught:
+        _needs.refuse_beyond("fit", lambda _: needs(task, n=9))
+    assert str(caught.value) == sentence
+
+
+def test_jobs_that_cannot_fit_do_nothing(monkeypatch, pictures, table, tmp_path, ran):
+    monkeypatch.setattr(_needs, "room", lambda: replace(CLUSTER, limit=200 * MIB))
+    jobs = {
+        "quantize": lambda: dkmeans.quantize(pictures, tmp_path / "out"),
+        "ingest": lambda: dkmeans.ingest(pictures, tmp_path / "out.zarr"),
+        "fit": lambda: dkmeans.KMeans(3).fit(str(table)),
+    }
+    for name, job in jobs.items():
+        with pytest.raises(InsufficientMemoryError, match=f"{name} needs .* --memory-limit"):
+            job()
+    assert not ran
+    assert not list(tmp_path.iterdir())
+    assert not dkmeans.plan(pictures, calibrate=False).fits
+
+
+def test_what_is_available_holds_what_this_process_has():
+    resident = psutil.Process().memory_info().rss
+    assert resident / 2 < _needs.available() <= psutil.virtual_memory().total + resident
+
+
+# The command
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, ["plan", *map(str, arguments)])
+
+
+def test_the_command_prints_a_plan(pictures, tmp_path):
+    result = run(pictures / "a.png", tmp_path / "b.png", "--colors", "4", "--no-calibrate")
+    assert result.exit_code == 0
+    assert "quantize, 0.6 megapixels of 1 source" in result.output
+    assert "2: count colours 1 x 1.8 MiB in 1 tasks" in result.output
+    assert "Time" not in result.output
+
+
+def test_the_command_prints_json(table):
+    result = run(table, "--clusters", 3, "--json")
+    plan = json.loads(result.output)
+    assert plan["job"] == "fit"
+    assert plan["n_rows"] == 150_000
+    assert plan["n_passes"] == [3, 6]
+    assert plan["memory_worker"] > 225 * MIB
+
+
+def test_the_command_tells_what_would_be_refused(monkeypatch, table):
+    monkeypatch.setattr(_needs, "room", lambda: replace(CLUSTER, limit=200 * MIB))
+    result = run(table, "--clusters", 3, "--no-calibrate")
+    assert result.exit_code == 1
+    assert "the job would be refused" in result.output
