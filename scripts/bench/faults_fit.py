@@ -37,12 +37,12 @@ rows.MIN_ROWS, rows.ROWS_PER_CLUSTER = 2000, 50
 import dkmeans._frame as frame
 inner = frame.Centers.assign
 def assign(self, *args, **kwargs):
-    time.sleep(0.002)
+    time.sleep(0.03)
     return inner(self, *args, **kwargs)
 frame.Centers.assign = assign
 look = frame.Ranges.of.__func__
 def of(cls, *args):
-    time.sleep(0.002)
+    time.sleep(0.03)
     return look(cls, *args)
 frame.Ranges.of = classmethod(of)
 """
@@ -134,7 +134,7 @@ def play(phase: str, victim: str, data: Path, wanted: Path, seed: int) -> dict:
         begun, start = f"{_NAMES[phase]}:".encode(), time.monotonic()
         while begun not in log.read_bytes() and job.poll() is None:
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 2.0 if phase == "refine" else 0.7))
+        time.sleep(rng.uniform(0, 2.0 if phase == "refine" else 0.4))
         known["running"] = job.poll() is None
         victims = {
             "client": [job],
