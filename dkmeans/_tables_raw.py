@@ -1,5 +1,7 @@
 """Chunks of Zarr that are bare bytes in local files, read into memory that is used again.
 
+They may have a checksum at their end, which is compared.
+
 zarr puts each chunk into fresh memory, which the system has to clear page by page, and copies it
 once more: for uncompressed chunks in the system's cache that takes several times longer than to
 read them. Files are read, not mapped: one that is cut short under a map would end the process.
@@ -12,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
 from dkmeans._tables_regions import Region
 
 T = TypeVar("T")
+
+_CRC_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class RawChunks:
         Of the array and its chunks; features last, all of them in one chunk.
     dtype
         As stored.
+    is_checked
+        Whether the checksum of a chunk comes after it.
     """
 
     folder: str
@@ -42,6 +49,7 @@ class RawChunks:
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     dtype: np.dtype[Any]
+    is_checked: bool
 
     @classmethod
     def of(cls, array: Any, folder: str) -> Self | None:
@@ -53,8 +61,8 @@ class RawChunks:
         found = bare(metadata, np.dtype(array.dtype))
         if found is None:
             return None
-        naming, dtype = found
-        return cls(folder, *naming, array.shape, array.chunks, dtype)
+        naming, dtype, is_checked = found
+        return cls(folder, *naming, array.shape, array.chunks, dtype, is_checked)
 
     def read(self, region: Region, memory: npt.NDArray[np.uint8]) -> npt.NDArray[Any] | None:
         """Return the array of a region, which lies in one chunk along all axes but the first.
@@ -62,14 +70,15 @@ class RawChunks:
         Parameters
         ----------
         region
-            Any rows along the first axis.
+            Any rows along the first axis; of chunks that are checked, from the first of a chunk on.
         memory
             OUT: of `room` bytes for the region, which the array is a view of.
 
         Returns
         -------
         array or None
-            None if a file is missing or not as long as a chunk: what that means zarr knows.
+            None if a file is missing, not as long as a chunk, or not what its checksum tells: what
+            that means zarr knows.
         """
         chunk, across = self.chunks[0], self.chunks[1:]
         line = math.prod(across) * self.dtype.itemsize
@@ -80,7 +89,10 @@ class RawChunks:
             number, skipped = divmod(at, chunk)
             n = min(stop, at + chunk - skipped) - at
             file = self._file((number, *numbers, 0))
-            if not _fill(file, chunk * line, skipped * line, place[: n * line]):
+            if self.is_checked:
+                if skipped or not _fill_checked(file, place[: chunk * line + _CRC_BYTES]):
+                    return None
+            elif not _fill(file, chunk * line, skipped * line, place[: n * line]):
                 return None
             place = place[n * line :]
             at += n
@@ -89,25 +101,30 @@ class RawChunks:
 
     def room(self, region: Region) -> int:
         """Return how many bytes it takes to read a region."""
-        return region.size[0] * math.prod(self.chunks[1:]) * self.dtype.itemsize
+        line = math.prod(self.chunks[1:]) * self.dtype.itemsize
+        if self.is_checked:
+            return -(-region.size[0] // self.chunks[0]) * self.chunks[0] * line + _CRC_BYTES
+        return region.size[0] * line
 
     def _file(self, numbers: tuple[int, ...]) -> Path:
         return Path(self.folder, self.prefix + self.separator.join(map(str, numbers)))
 
 
-_Bare = tuple[tuple[str, str], np.dtype[Any]]  # prefix and separator, and the dtype of the bytes
+# Prefix and separator, the dtype of the bytes, and whether their checksum comes after them.
+_Bare = tuple[tuple[str, str], np.dtype[Any], bool]
 
 
 def _bare_2(metadata: dict[str, Any], dtype: np.dtype[Any]) -> _Bare | None:
     if metadata.get("compressor") or metadata.get("filters") or metadata["order"] != "C":
         return None
-    return ("", metadata["dimension_separator"]), dtype
+    return ("", metadata["dimension_separator"]), dtype, False
 
 
 def _bare_3(metadata: dict[str, Any], dtype: np.dtype[Any]) -> _Bare | None:
     codecs, names = metadata["codecs"], metadata["chunk_key_encoding"]
+    kinds = [codec["name"] for codec in codecs]
     if (
-        [codec["name"] for codec in codecs] != ["bytes"]
+        kinds not in (["bytes"], ["bytes", "crc32c"])
         or metadata["chunk_grid"]["name"] != "regular"
         or metadata.get("storage_transformers")
     ):
@@ -118,8 +135,8 @@ def _bare_3(metadata: dict[str, Any], dtype: np.dtype[Any]) -> _Bare | None:
     separator = names.get("configuration", {}).get("separator")
     if names["name"] == "default":
         separator = separator or "/"
-        return ("c" + separator, separator), dtype
-    return (("", separator or "."), dtype) if names["name"] == "v2" else None
+        return ("c" + separator, separator), dtype, len(kinds) > 1
+    return (("", separator or "."), dtype, len(kinds) > 1) if names["name"] == "v2" else None
 
 
 def _fill(file: Path, size: int, skipped: int, place: memoryview) -> bool:
@@ -137,6 +154,14 @@ def _fill(file: Path, size: int, skipped: int, place: memoryview) -> bool:
             return True
     except FileNotFoundError:
         return False
+
+
+def _fill_checked(file: Path, place: memoryview) -> bool:
+    """Read a whole chunk and the checksum after it; return whether both are there and agree."""
+    if not _fill(file, len(place), 0, place):
+        return False
+    checksum: int = google_crc32c.value(np.frombuffer(place[:-_CRC_BYTES], np.uint8))
+    return bytes(place[-_CRC_BYTES:]) == checksum.to_bytes(_CRC_BYTES, "little")
 
 
 def ahead(fetch: Callable[[T, int], Any], items: Sequence[T]) -> Generator[Any, None, None]:

@@ -235,9 +235,13 @@ class LabelArray:
 
 
 def raw_steps(raw: RawChunks) -> tuple[int, ...]:
-    """Choose the extents of the regions to read of bare chunks: as large as a block."""
+    """Choose the extents of the regions to read of bare chunks: as large as a block.
+
+    Of chunks with a checksum they are whole chunks.
+    """
+    unit = raw.chunks[0] if raw.is_checked else 1
     line = math.prod(raw.chunks[1:]) * raw.dtype.itemsize
-    return (max(1, BLOCK_BYTES // line), *raw.chunks[1:-1])
+    return (max(1, BLOCK_BYTES // (unit * line)) * unit, *raw.chunks[1:-1])
 
 
 def steps(

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 import zarr
+from zarr.codecs import Crc32cCodec
 
 from dkmeans import (
     _passes,
@@ -127,6 +128,7 @@ KINDS_2D = {
     "zarr raw 2": lambda a, f: zarr_array(
         f, a, chunks=(10, 5), compressors=None, filters=None, zarr_format=2
     ),
+    "zarr checked": lambda a, f: zarr_array(f, a, chunks=(10, 5), compressors=[Crc32cCodec()]),
     "zarr raw features": lambda a, f: zarr_array(f, a, chunks=(10, 2), compressors=None),
     "zarr 2": lambda a, f: zarr_array(f, a, chunks=(10, 5), zarr_format=2),
     "path": lambda a, f: str(f / zarr_array(f, a, chunks=(10, 5)).path),
@@ -569,6 +571,25 @@ def test_a_bare_chunk_of_another_size_is_named(size, tmp_path):
     a_table = table(array)
     (tmp_path / array.path / "c/2/0").write_bytes(bytes(size))
     with pytest.raises(SourceError, match=rf"{array.path}, from \(\d+,\) on"):
+        read(a_table)
+
+
+def test_chunks_with_a_checksum_are_read_without_zarr(tmp_path, monkeypatch):
+    array = zarr_array(tmp_path, made((45, 5)), chunks=(10, 5), compressors=[Crc32cCodec()])
+    a_table = table(array)
+    monkeypatch.setattr(_tables_zarr.ZarrSource, "open", refuse_zarr)
+    monkeypatch.setattr(_tables_zarr, "BLOCK_BYTES", 25 * 5 * 4)
+    np.testing.assert_array_equal(read(a_table)[0], made((45, 5)))
+
+
+@pytest.mark.parametrize("byte", [0, 199, 203])
+def test_a_chunk_that_its_checksum_denies_is_named(byte, tmp_path):
+    array = zarr_array(tmp_path, made((40, 5)), chunks=(10, 5), compressors=[Crc32cCodec()])
+    a_table, file = table(array), tmp_path / array.path / "c/2/0"
+    data = bytearray(file.read_bytes())
+    data[byte] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(SourceError, match=rf"{array.path}, from \(\d+,\) on.*checksum"):
         read(a_table)
 
 
