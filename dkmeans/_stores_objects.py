@@ -8,21 +8,25 @@ tried again for as long as ``DKMEANS_RETRY_SECONDS`` says.
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeVar
 
 from dkmeans._stores_answers import explained, is_missing
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
 
+T = TypeVar("T")
 State = tuple[int, str]  # the size of an object in bytes, and its ETag
 
 _RETRY_SECONDS = 120
 _REQUEST_SECONDS = 30  # for one request, with all that it brings
 _PART, _PARTS, _AT_ONCE = 8 << 20, 9000, 4  # bytes of a part, parts at most, parts on their way
+_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
 _PAGE = 1000  # names in a request
 _NO_CREDENTIALS_SECONDS = 10  # to look for some where machines in a cloud have them
 _CREDENTIALS = (
@@ -139,6 +143,18 @@ def writing(url: str) -> Iterator[None]:
         yield
 
 
+def _again(ask: Callable[[], T]) -> T:
+    """Ask what can be asked twice, again if an answer was cut off: obstore does not, of lists."""
+    for pause in _PAUSES:
+        try:
+            return ask()
+        except _obstore().exceptions.GenericError as error:
+            if "body error" not in str(error):
+                raise
+        time.sleep(pause)
+    return ask()
+
+
 def read(url: str, most: int | None = None) -> bytes:
     """Return the bytes of an object, and no more than `most` of them."""
     store, key = _object(url)
@@ -207,22 +223,38 @@ def upload(url: str, chunks: Iterable[bytes], size: int) -> None:
     """Write an object of `size` bytes in parts; it appears with the last, or not at all."""
     store, key = _object(url)
     part = max(_PART, -(-size // _PARTS))
-    with writing(url):
-        _obstore().put(store, key, iter(chunks), chunk_size=part, max_concurrency=_AT_ONCE)
+    coming = iter(chunks)
+    failed: list[Exception] = []
+
+    def taken(thread: ThreadPoolExecutor) -> Iterator[bytes]:
+        # obstore asks for chunks in a loop of its own, where none of its functions may be called.
+        try:
+            pending = thread.submit(next, coming, None)
+            while (chunk := pending.result()) is not None:
+                pending = thread.submit(next, coming, None)
+                yield chunk
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    with writing(url), ThreadPoolExecutor(1) as thread:
+        try:
+            options = {"chunk_size": part, "max_concurrency": _AT_ONCE}
+            _obstore().put(store, key, taken(thread), **options)
+        except Exception:
+            for error in failed:
+                raise error from None
+            raise
 
 
-def remove_below(url: str, keep: str = "") -> int:
-    """Remove all objects below a URL but one; return how many."""
+def remove_below(url: str) -> None:
+    """Remove all objects below a URL."""
     bucket, prefix = place(url)
-    store = _bucket(bucket)
-    kept = place(keep)[1] if keep else ""
+    names = sorted(names_below(url))  # before anything is removed: pages would shift
     with explained(_obstore().exceptions, url, OutputError, "removed"):
-        # All is listed before anything is removed: pages would shift.
-        keys = [meta["path"] for page in _obstore().list(store, prefix) for meta in page]
-        keys = [key for key in keys if key != kept]
-        for start in range(0, len(keys), _PAGE):
-            _obstore().delete(store, keys[start : start + _PAGE])
-    return len(keys)
+        for start in range(0, len(names), _PAGE):
+            keys = [f"{prefix}/{name}".lstrip("/") for name in names[start : start + _PAGE]]
+            _again(partial(_obstore().delete, _bucket(bucket), keys))
 
 
 def remove(url: str) -> None:
@@ -286,7 +318,7 @@ def listing(url: str) -> Listing:
     """
     bucket, key = place(url)
     with reading(url):
-        found = _obstore().list_with_delimiter(_bucket(bucket), key or None)
+        found = _again(lambda: _obstore().list_with_delimiter(_bucket(bucket), key or None))
     start = len(key) + 1 if key else 0
     folders = sorted(folder[start:].rstrip("/") for folder in found["common_prefixes"])
     objects = {
@@ -322,8 +354,9 @@ def _below(url: str) -> Iterator[tuple[str, int]]:
     bucket, key = place(url)
     start = len(key) + 1 if key else 0
     with reading(url):
-        for page in _obstore().list(_bucket(bucket), key or None):
-            yield from ((meta["path"][start:], int(meta["size"])) for meta in page)
+        found = _again(lambda: list(_obstore().list(_bucket(bucket), key or None)))
+    for page in found:
+        yield from ((meta["path"][start:], int(meta["size"])) for meta in page)
 
 
 def folder(url: str) -> Any:

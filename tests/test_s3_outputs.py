@@ -38,7 +38,7 @@ def files(folder):
 
 def nothing_else(url, *names):
     """Check that there is no workspace left."""
-    assert {name.split("/")[0] for name in _stores_objects.names_below(url)} == {*names}
+    assert {name.split("/")[0] for name in _stores_objects.names_below(url)} == {".keep", *names}
 
 
 @pytest.fixture(params=[16 << 20, 20_000])
@@ -75,6 +75,17 @@ def test_one_picture_gives_the_same_bytes(sources, s3, tmp_path, suffix, photos)
         else:
             assert _stores.read(f"{s3}/{name}") == (tmp_path / name).read_bytes()
     nothing_else(s3, f"0{suffix}", f"1{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_large_files_are_joined_by_streaming(sources, s3, tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(_outputs_objects, "_SEGMENT", 20_000)
+    monkeypatch.setattr(_outputs_objects, "_AT_ONCE", 50_000)
+    dkmeans.quantize(sources / "a.png", tmp_path / f"o{suffix}", n_colors=64)
+    for overwrite in (False, True):
+        dkmeans.quantize(sources / "a.png", f"{s3}/o{suffix}", n_colors=64, overwrite=overwrite)
+        assert _stores.read(f"{s3}/o{suffix}") == (tmp_path / f"o{suffix}").read_bytes()
+    nothing_else(s3, f"o{suffix}")
 
 
 def test_a_store_is_ingested_and_read(sources, s3, tmp_path, monkeypatch):

@@ -15,8 +15,9 @@ from dkmeans._palette import Palette
 from dkmeans._tiling import Window, grid
 from dkmeans._validation import SourceError
 from dkmeans.images import _sources, _store
+from dkmeans.images._listing import Image
 from dkmeans.images._packed import PackedWriter
-from dkmeans.images._store import ArrayWriter, Image
+from dkmeans.images._store import ArrayWriter
 
 HEIGHT, WIDTH = 150, 201
 

@@ -19,6 +19,7 @@ from dkmeans.images._destination import (
     refuse_failed,
     refuse_overwriting,
 )
+from dkmeans.images._listing import Image
 from dkmeans.images._manifest import Job, Journal, Noter, begin
 from dkmeans.images._outputs import Entry
 from dkmeans.images._sources import Found, Paths, SourceReport
@@ -393,12 +394,12 @@ def _pack(piece: _IngestPiece, offset: int, packed: _packed.PackedWriter, tick: 
 
 def _listing(
     found: Sequence[Found], pieces: Sequence[_IngestPiece], failures: Mapping[int, Any]
-) -> list[_store.Image]:
+) -> list[Image]:
     """Return the entries of the images that were copied whole, in the order of the sources."""
     images = []
     for piece in sorted(pieces, key=lambda piece: piece.index):
         if piece.index not in failures:
             image = found[piece.index]
             shape = (piece.source.shape[0], piece.source.shape[1], piece.source.shape[2])
-            images.append(_store.Image(image.name, piece.array, shape, piece.offset, image.path))
+            images.append(Image(image.name, piece.array, shape, piece.offset, image.path))
     return images

