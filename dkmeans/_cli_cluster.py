@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import click
 
+from dkmeans._passes_memory import WORKER
+
 _CONNECT_SECONDS = 10
-_LEAST_MEMORY = 300 << 20  # what a worker takes before it has read anything
 _LEAST_LOST_AFTER = 11  # what Dask can set connections to
 
 _ADDRESS = re.compile(r"([a-z]+://)?[^\s/]+:\d+")
@@ -129,7 +130,7 @@ class Workplace:
             )
         if self.memory_limit is not None and self.limit() is None:
             raise click.BadParameter(
-                f"{self.memory_limit!r} is no size of {_LEAST_MEMORY >> 20}MiB or more; expected "
+                f"{self.memory_limit!r} is no size of {WORKER >> 20}MiB or more; expected "
                 "one such as 2GiB.",
                 ctx,
                 param_hint="--memory-limit",
@@ -149,7 +150,7 @@ class Workplace:
             limit = int(parse_bytes(self.memory_limit))
         except ValueError:
             return None
-        return limit if limit >= _LEAST_MEMORY else None
+        return limit if limit >= WORKER else None
 
     def timeouts(self) -> dict[str, str]:
         """Return what Dask is to be configured with, so that lost hosts are noticed in time."""

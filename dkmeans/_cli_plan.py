@@ -18,7 +18,7 @@ from dkmeans._cli_cluster import Workplace, cluster_options, opened
     help="What is to be done; quantize by default, and fit with --clusters.",
 )
 @click.option("--colors", type=int, metavar="K", help="Of quantize; 256 by default.")
-@click.option("--clusters", type=int, metavar="K", help="Of a fit.")
+@click.option("-k", "--clusters", type=int, metavar="K", help="Of a fit.")
 @click.option("--staging", metavar="FOLDER", help="As for quantize.")
 @click.option("--no-calibrate", is_flag=True, help="Try nothing out, and tell no time.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")

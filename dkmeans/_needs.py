@@ -18,12 +18,10 @@ from dkmeans import _passes
 from dkmeans import _passes_schedulers as schedulers
 from dkmeans._passes import Piece
 from dkmeans._passes_distributed import MERGED_AT_ONCE
+from dkmeans._passes_memory import WORKER
 from dkmeans._validation import InsufficientMemoryError
 
 MIB = 1 << 20
-# Resident in a worker before it holds any data, with all loaded that a job imports and kernels that
-# were compiled before: measured.
-WORKER = 225 * MIB
 _CGROUP = Path("/sys/fs/cgroup")
 _WATCHED = ("spill", "pause", "terminate")  # the shares of its limit from which on a worker acts
 
@@ -60,7 +58,8 @@ class Pass:
         """Return what the results take that a worker holds at once.
 
         Of each level of the tree of merges all but one of those that are merged at once may wait;
-        where the lowest are merged it has them all, a copy of one, and one that is being sent.
+        where the lowest are merged it has them all, a copy of one, and one that is being sent; the
+        only one of a single task is copied and sent too.
         What is not summed is there whole, copied in part, and as it is sent.
         """
         if not self.is_sum:
@@ -69,7 +68,7 @@ class Pass:
         while n > 1:
             held += min(n, MERGED_AT_ONCE) - 1
             n = -(-n // MERGED_AT_ONCE)
-        return (held + 2 if self.n_partitions > 1 else held) * self.result
+        return (held + 2) * self.result
 
 
 _COPIES = 4  # of all results: those waiting, a part of them copied, as merged, and as sent

@@ -12,6 +12,7 @@ import dask
 from dask.utils import format_bytes, parse_timedelta
 
 from dkmeans._passes_graphs import Task, graph_of, note_done, place, with_inputs
+from dkmeans._passes_memory import WORKER
 from dkmeans._validation import ClusterError
 
 R = TypeVar("R")
@@ -23,7 +24,6 @@ _LOG = logging.getLogger("dkmeans")
 MERGED_AT_ONCE = 4
 
 _LOOK_SECONDS = 2.0  # between two looks at who is there
-_WORKER_BYTES = 300 << 20  # that a worker takes once it has loaded what passes need
 _NAMED = 3  # partitions in a message
 _LIKELY = 0.5  # share of its limit from which on memory may well be what killed a worker
 
@@ -232,7 +232,7 @@ def _of_killed(error: Any, name: str, futures: Sequence[Any], tasks: Sequence[Ta
     who = "a partition" if len(blamed) == 1 else f"one of {len(blamed)} partitions"
     each = (f"{place(task.parts)} ({format_bytes(task.nbytes)})" for task in blamed[:_NAMED])
     places = "; ".join(each) + ("; ..." if len(blamed) > _NAMED else "")
-    need = _WORKER_BYTES + max(sum(part.held_bytes for part in task.parts) for task in blamed)
+    need = WORKER + max(sum(part.held_bytes for part in task.parts) for task in blamed)
     advice = (
         "That should do: look for another cause in the log of that worker"
         if limit is not None and need < _LIKELY * limit

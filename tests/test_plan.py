@@ -21,6 +21,7 @@ from dkmeans import _needs
 from dkmeans._cli import cli
 from dkmeans._needs import Needs, Pass, Room
 from dkmeans._passes import Passes
+from dkmeans._passes_memory import WORKER
 from dkmeans._validation import InsufficientMemoryError, InvalidArgumentError
 
 MIB = 1 << 20
@@ -219,13 +220,11 @@ def needs(task, result=0, n=1, **options):
 
 def test_results_that_wait_are_counted():
     few, many = needs(0, result=1, n=1), needs(0, result=1, n=24)
-    assert few.of_worker(1) - _needs.WORKER == 1
-    assert (
-        many.of_worker(1) - _needs.WORKER == 4 + 3 + 1 + 2
-    )  # of 24, 6 and 2; a copy, and one sent
+    assert few.of_worker(1) - WORKER == 1 + 2
+    assert many.of_worker(1) - WORKER == 4 + 3 + 1 + 2  # of 24, 6 and 2; a copy, and one sent
     whole = needs(0, result=100, n=24, is_sum=False)
-    assert whole.of_worker(1) - _needs.WORKER == 400
-    assert needs(10, n=9).of_threads(4) == _needs.WORKER + 40
+    assert whole.of_worker(1) - WORKER == 400
+    assert needs(10, n=9).of_threads(4) == WORKER + 40
 
 
 CLUSTER = Room(2, 1, on_cluster=True, limit=1000 * MIB)
@@ -314,7 +313,7 @@ def test_the_command_prints_a_plan(pictures, tmp_path):
 
 
 def test_the_command_prints_json(table):
-    result = run(table, "--clusters", 3, "--json")
+    result = run(table, "-k", 3, "--json")
     plan = json.loads(result.output)
     assert plan["job"] == "fit"
     assert plan["n_rows"] == 150_000

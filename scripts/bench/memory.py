@@ -43,11 +43,11 @@ class Peak:
         gc.collect()
         with suppress(AttributeError, OSError):  # another C library has no such function
             ctypes.CDLL(None).malloc_trim(0)
-        self._before = {pid: _reset(pid) for pid in _tree()}
+        self._before = {pid: reset_peak(pid) for pid in _tree()}
 
     def read(self) -> Memory:
         """Return the peak so far."""
-        peaks = {pid: _peak(pid) for pid in _tree()}
+        peaks = {pid: peak_of(pid) for pid in _tree()}
         added = sum(max(0, peak - self._before.get(pid, 0)) for pid, peak in peaks.items())
         workers = [peak for pid, peak in peaks.items() if pid != os.getpid()]
         return Memory(sum(peaks.values()), added, max(workers, default=0))
@@ -58,7 +58,7 @@ def _tree() -> list[int]:
     return [own.pid, *(child.pid for child in own.children(recursive=True))]
 
 
-def _reset(pid: int) -> int:
+def reset_peak(pid: int) -> int:
     """Set the peak of a process to what it has resident, and return that."""
     with suppress(OSError):
         Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
@@ -67,7 +67,8 @@ def _reset(pid: int) -> int:
     return 0
 
 
-def _peak(pid: int) -> int:
+def peak_of(pid: int) -> int:
+    """Return the most that a process had resident; 0 if it has ended."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
