@@ -8,8 +8,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sklearn.datasets import load_sample_images
 
-from dkmeans import _stores
-
 # How long an example takes says nothing: kernels compile at their first call, machines are busy.
 settings.register_profile("dkmeans", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dkmeans")
@@ -88,10 +86,7 @@ def s3(s3_running, monkeypatch, request):
     for name, value in s3_running.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DKMEANS_RETRY_SECONDS", "30")
-    url = f"s3://data/{request.node.originalname}-{id(request)}"
-    # SeaweedFS may forget a folder, though not what is in it, when another one beside it is gone.
-    _stores.write(f"{url}/.keep", b"")
-    return url
+    return f"s3://data/{request.node.originalname}-{id(request)}"
 
 
 @pytest.fixture

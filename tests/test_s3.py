@@ -225,7 +225,7 @@ def test_all_below_a_folder_is_removed(s3):
     _stores.write(f"{s3}/in-not", b"1")
     assert len(_stores_objects.names_below(f"{s3}/in")) == 30
     _stores_objects.remove_below(f"{s3}/in")
-    assert _stores_objects.names_below(s3) == {".keep", "in-not"}
+    assert _stores_objects.names_below(s3) == {"in-not"}
 
 
 def test_lists_survive_troubles(s3, proxy):

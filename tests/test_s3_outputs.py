@@ -38,7 +38,7 @@ def files(folder):
 
 def nothing_else(url, *names):
     """Check that there is no workspace left."""
-    assert {name.split("/")[0] for name in _stores_objects.names_below(url)} == {".keep", *names}
+    assert {name.split("/")[0] for name in _stores_objects.names_below(url)} == {*names}
 
 
 @pytest.fixture(params=[16 << 20, 20_000])
