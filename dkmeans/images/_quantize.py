@@ -323,7 +323,9 @@ def plan_staging(usable: Mapping[int, BlockSource], stage: Path) -> dict[int, St
         height, width, bands = source.shape
         if source.in_order and height * width * bands <= room:
             room -= height * width * bands
-            staged[index] = StagedSource(str(stage / f"{index}.raw"), (height, width, bands))
+            name = getattr(source, "path", f"source {index + 1}")  # as `Piece.where` has it
+            file = str(stage / f"{index}.raw")
+            staged[index] = StagedSource(name, (height, width, bands), file)
     return staged
 
 

@@ -26,13 +26,16 @@ class StagedSource:
     Attributes
     ----------
     path
-        The file.
+        What was decoded: messages name it.
     shape
         (height, width, bands).
+    file
+        Where its pixels are.
     """
 
     path: str
     shape: tuple[int, int, int]
+    file: str
 
     in_order = False
 
@@ -52,12 +55,12 @@ class StagedSource:
         return reading_block(self.shape[1], self.block, self.shape[2])
 
     def fingerprint(self) -> str:
-        """Return the path: a staged file is written once."""
-        return self.path
+        """Return the file: it is written once."""
+        return self.file
 
     def write(self, blocks: Generator[UInt8, None, None]) -> Generator[UInt8, None, None]:
         """Write blocks of full rows, from first to last; yield each again when it is written."""
-        with closing(blocks), Path(self.path).open("wb") as file:
+        with closing(blocks), Path(self.file).open("wb") as file:
             for block in blocks:
                 file.write(interleaved(block).data)
                 yield block
@@ -65,17 +68,20 @@ class StagedSource:
     def read(self, windows: Sequence[Window]) -> Generator[UInt8, None, None]:
         """Yield the block of each window, (height, width, bands)."""
         _, width, bands = self.shape
-        with Path(self.path).open("rb") as file:
+        with Path(self.file).open("rb") as file:
             for window in windows:
                 rows = np.empty((window.height, width, bands), np.uint8)
                 file.seek(window.y * width * bands)
                 if file.readinto(rows.reshape(-1).data) != rows.size:
-                    raise SourceError(f"{self.path}: a staged file was cut short; run again.")
+                    raise SourceError(
+                        f"{self.path}: its decoded pixels, staged in {self.file}, were cut short; "
+                        "run again."
+                    )
                 yield rows[:, window.columns]
 
     def remove(self) -> None:
         """Delete the file; nothing happens if it is gone."""
-        Path(self.path).unlink(missing_ok=True)
+        Path(self.file).unlink(missing_ok=True)
 
 
 @contextmanager
