@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
-from distributed import Client, Security, get_client
+from distributed import Client, Security, get_client, span
 from PIL import Image
 
 import dkmeans
@@ -186,6 +186,30 @@ def test_a_cluster_without_the_code_is_told_what_it_needs():
         run(count)
 
 
+def kept(dask_scheduler):
+    """Count what a scheduler has of each kind."""
+    spans = dask_scheduler.extensions["spans"].spans
+    return len(spans), len(dask_scheduler.task_prefixes), len(dask_scheduler.tasks)
+
+
+def test_passes_leave_nothing_behind(client):
+    assert run(count) == 8
+    before = client.run_on_scheduler(kept)
+    for _ in range(4):
+        assert run(count) == 8
+    deadline = time.monotonic() + 10
+    while client.futures or client.run_on_scheduler(kept)[2]:
+        assert time.monotonic() < deadline, (client.futures, client.run_on_scheduler(kept))
+        time.sleep(0.05)
+    assert client.run_on_scheduler(kept) == (*before[:2], 0)
+    with span("mine") as mine:
+        assert run(count) == 8
+    spans = client.run_on_scheduler(
+        lambda dask_scheduler: list(dask_scheduler.extensions["spans"].spans)
+    )
+    assert spans[-1] == mine
+
+
 # The command line
 
 
@@ -289,7 +313,9 @@ def test_workers_listen_on_loopback_only_and_obey_their_limits(looked, picture, 
     assert events[-1] == "job-ended"
     shown = [event for event in events if event in ("pass-begun", "pass-ended")]
     assert shown == ["pass-begun", "pass-ended"] * 2
-    assert sum(line["bytes"] for line in lines if line["event"] == "partition-done") == 24576
+    done = [line for line in lines if line["event"] == "partition-done"]
+    assert sum(line["bytes"] for line in done) == 24576
+    assert {line["part"] for line in done} == {f"{picture}, rows 0:64, columns 0:64"}
     assert all(datetime.fromisoformat(line["time"]).tzinfo for line in lines)
 
 
