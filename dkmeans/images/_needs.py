@@ -127,7 +127,7 @@ def _labels(source: BlockSource, output: Output | None, table: int) -> int:
     height, width, _ = source.shape
     itemsize = table // kernels.N_CODES
     if isinstance(source, RasterSource) and source.in_order:
-        source = StagedSource("", (height, width, source.shape[2]))
+        source = StagedSource("", (height, width, source.shape[2]), "")
     size = (min(512, height), width)
     if output is not None:
         size = label_windows(output, height, width, source.block, source.read_block)
