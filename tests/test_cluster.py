@@ -283,7 +283,7 @@ def looked(monkeypatch):
 
 def test_workers_listen_on_loopback_only_and_obey_their_limits(looked, picture, tmp_path):
     before = listening(psutil.Process())
-    options = ("--workers", "2", "--memory-limit", "600MiB", "--lost-after", "11")
+    options = ("--workers", "2", "--memory-limit", "800MiB", "--lost-after", "11")
     record, log = tmp_path / "r.json", tmp_path / "l.jsonl"
     result = command(
         *("quantize", picture, str(tmp_path / "o.png"), "--colors", "4", *options),
@@ -292,7 +292,7 @@ def test_workers_listen_on_loopback_only_and_obey_their_limits(looked, picture, 
     assert result.exit_code == 0, result.output
     assert len(looked.listening - before) >= 3
     assert {address for address, _ in looked.listening - before} == {"127.0.0.1"}
-    assert looked.limits == [600 << 20] * 2
+    assert looked.limits == [800 << 20] * 2
     assert set(looked.ttl.values()) == {"11s"}
 
     told = json.loads(record.read_text())
@@ -303,7 +303,7 @@ def test_workers_listen_on_loopback_only_and_obey_their_limits(looked, picture, 
     assert told["options"]["workers"] == 2
     assert told["cluster"]["scheduler"] == looked.scheduler
     assert [worker["memory_limit"] for worker in told["cluster"]["workers"]] == looked.limits
-    assert all(50 << 20 < peak < 600 << 20 for peak in told["cluster"]["peak_memory"].values())
+    assert all(50 << 20 < peak < 800 << 20 for peak in told["cluster"]["peak_memory"].values())
     assert len(told["cluster"]["peak_memory"]) == 2
     assert told["versions"]["dkmeans"] == dkmeans.__version__
 
