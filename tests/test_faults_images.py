@@ -13,7 +13,7 @@ from PIL import Image
 
 from dkmeans._palette import Palette
 from dkmeans._validation import OutputError, SourceError
-from dkmeans.images import _manifest, ingest, quantize
+from dkmeans.images import _notes, ingest, quantize
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +183,7 @@ def test_two_jobs_on_one_output(noise, tmp_path):
 
 def test_a_stale_worker_writes_nowhere(noise, tmp_path, monkeypatch):
     """The folder of a run that was swept is not that of the next one."""
-    monkeypatch.setattr(_manifest, "_NOTED", 1)
+    monkeypatch.setattr(_notes, "_NOTED", 1)
     folders = []
 
     class Stop(BaseException):
@@ -199,7 +199,7 @@ def test_a_stale_worker_writes_nowhere(noise, tmp_path, monkeypatch):
     first, second = folders
     assert first != second
     with pytest.raises(FileNotFoundError):
-        _manifest.Noter(_manifest.Journal(str(first)).file(), 0, lambda: (None, 0)).finished(1, 2)
+        _notes.Noter(_notes.Journal(str(first)).file(), 0, lambda: (None, 0)).finished(1, 2)
 
 
 def test_staged_pixels_of_a_crash_are_swept(tmp_path, photos):

@@ -19,7 +19,7 @@ from PIL import Image
 from dkmeans import _tiling
 from dkmeans._palette import Palette
 from dkmeans._validation import CompleteError, InvalidArgumentError, OutputError, SourceError
-from dkmeans.images import _ingest, _manifest, _png, _store, _tiff, ingest, quantize
+from dkmeans.images import _ingest, _notes, _png, _store, _tiff, ingest, quantize
 
 OUTPUTS = ["out.png", "out.tif", "out.zarr", "out"]
 
@@ -41,7 +41,7 @@ SMALL = (
     (_store, "PACKED_CHUNK", 5000),
     (_ingest, "_LARGE", 20_000),
     (_ingest, "_RUN", 20_000),
-    (_manifest, "_NOTED", 1),
+    (_notes, "_NOTED", 1),
 )
 
 
@@ -264,9 +264,9 @@ def test_damaged_notes_are_passed_over(sources, tmp_path):
     "part", ["../x.part", "/etc/passwd", "a/b.part", "..part/x.part", "x", "\0.part", "x.part/"]
 )
 def test_no_note_leaves_its_folder(part, tmp_path):
-    line = _manifest.Note(0, part, 9, 1).line()
+    line = _notes.Note(0, part, 9, 1).line()
     with pytest.raises(ValueError, match="no name of a part"):
-        _manifest.Note.of_line(line.rstrip("\n"), tmp_path)
+        _notes.Note.of_line(line.rstrip("\n"), tmp_path)
 
 
 @pytest.mark.parametrize(

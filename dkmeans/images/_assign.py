@@ -18,7 +18,7 @@ from dkmeans._passes import Partition, Piece, Ticker
 from dkmeans._summary import planes, words
 from dkmeans._tiling import Window, split
 from dkmeans._validation import SourceError
-from dkmeans.images._manifest import Journal, Noter
+from dkmeans.images._notes import Journal, Noter
 from dkmeans.images._outputs import Entry, Labels, Output
 from dkmeans.images._staging import StagedSource
 from dkmeans.images._store import label_dtype

@@ -22,7 +22,8 @@ from dkmeans._stores_locks import Lock, held
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
 from dkmeans.images import _destination, _store
 from dkmeans.images._destination import SUFFIXES, Destination, as_path, max_colors, name_files
-from dkmeans.images._manifest import Job, Journal
+from dkmeans.images._manifest import Job
+from dkmeans.images._notes import Journal
 from dkmeans.images._outputs import Output
 from dkmeans.images._outputs_objects import PngObject, TiffObject, ZarrObjects
 from dkmeans.images._png import Compression

@@ -20,7 +20,8 @@ from dkmeans.images._destination import (
     refuse_overwriting,
 )
 from dkmeans.images._listing import Image
-from dkmeans.images._manifest import Job, Journal, Noter, begin
+from dkmeans.images._manifest import Job, begin
+from dkmeans.images._notes import Journal, Noter
 from dkmeans.images._outputs import Entry
 from dkmeans.images._sources import Found, Paths, SourceReport
 from dkmeans.images._staging import interleaved

@@ -7,7 +7,8 @@ from dkmeans import _passes
 from dkmeans._passes import BlockSource, Passes, Piece
 from dkmeans._tiling import grid
 from dkmeans.images._assign import Assign, Assigned, OutputPiece, Written
-from dkmeans.images._manifest import Done, Job, Noter
+from dkmeans.images._manifest import Done, Job
+from dkmeans.images._notes import Noter
 from dkmeans.images._outputs import Output, label_windows
 
 _NOTHING = Done()

@@ -1,0 +1,157 @@
+"""Notes: what tasks have finished, in lines of JSON that they append to files of their own.
+
+Each line has a checksum of itself and of what it tells of. Nothing is synced to the disk on the
+way: what a loss of power takes fails its checksum, and is made again.
+"""
+
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from isal import isal_zlib
+
+from dkmeans.images._outputs import Entry
+
+_NOTED = 16 << 20  # pixels between two notes: what an interruption costs each worker
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a task has finished.
+
+    Attributes
+    ----------
+    index
+        Of the source.
+    part
+        The name of the part it lies in, or "" for chunks, which carry their own checksums.
+    size, crc
+        The length of the part so far, and the checksum of these bytes.
+    entries
+        What has been added to the part since the last note.
+    uses, error
+        As in `Written`, of these entries.
+    finished
+        The size and checksum of the finished file, which is about to get its name; else None.
+    """
+
+    index: int
+    part: str = ""
+    size: int = 0
+    crc: int = 0
+    entries: tuple[Entry, ...] = ()
+    uses: tuple[int, ...] | None = None
+    error: int = 0
+    finished: tuple[int, int] | None = None
+
+    def line(self) -> str:
+        """Return the note as a line of text."""
+        entries = [[e.key, e.start, e.size, e.adler, e.length] for e in self.entries]
+        members = [self.index, self.part, self.size, self.crc, entries]
+        text = json.dumps([*members, self.uses, self.error, self.finished], separators=(",", ":"))
+        return f"{isal_zlib.crc32(text.encode()):08x} {text}\n"
+
+    @classmethod
+    def of_line(cls, line: str, parts: Path) -> "Note":
+        """Return what `line` made a line of, or raise ValueError: it was cut off, or damaged.
+
+        `parts` is the folder of the parts, which no part can leave.
+        """
+        crc, _, text = line.partition(" ")
+        if int(crc, 16) != isal_zlib.crc32(text.encode()):
+            raise ValueError("a wrong checksum")
+        index, part, size, of_part, entries, uses, error, finished = json.loads(text)
+        if part and not (
+            part.endswith(".part") and part.replace("-", "").removesuffix(".part").isalnum()
+        ):
+            raise ValueError("no name of a part")
+        path = str(parts / part) if part else ""
+        found = tuple(Entry(key, path, *rest) for key, *rest in entries)
+        if any(entry.start < 0 or entry.start + entry.size > size for entry in found):
+            raise ValueError("an entry beyond its part")
+        whole = None if finished is None else (int(finished[0]), int(finished[1]))
+        return cls(index, part, size, of_part, found, uses and tuple(uses), error, whole)
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Where notes are appended. Pickled into tasks; the files are of one task each."""
+
+    folder: str
+
+    def file(self) -> Path:
+        """Return a file of no other task."""
+        return Path(self.folder, f"{secrets.token_hex(8)}.notes")
+
+    def notes(self) -> list[Note]:
+        """Return all notes that are whole, in any order of files."""
+        parts = Path(self.folder)
+        found = []
+        for file in sorted(parts.glob("*.notes")):
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    found.append(Note.of_line(line, parts))
+                except (ValueError, TypeError, OverflowError):
+                    continue  # its work is done again
+        return found
+
+
+Tally = Callable[[], tuple[npt.NDArray[np.int64] | None, int]]
+
+
+class Noter:
+    """Collects what a task finishes of one source, and notes it from time to time."""
+
+    def __init__(self, file: Path, index: int, measured: Tally) -> None:
+        self._file, self._index, self._measured = file, index, measured
+        self._entries: list[Entry] = []
+        self._part, self._size, self._crc = "", 0, 0
+        self._waiting = 0
+        self._uses, self._error = measured()
+        if self._uses is not None:
+            self._uses = self._uses.copy()
+
+    def add(self, entries: Sequence[Entry], part: str, size: int, crc: int, n_pixels: int) -> None:
+        """Take note that a part has grown by entries, made of so many pixels."""
+        self._entries.extend(entries)
+        self._part, self._size, self._crc = part, size, crc
+        self._waiting += n_pixels
+        if self._waiting >= _NOTED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append what waits to the file."""
+        if self._entries:
+            self._append(self._pending())
+
+    def finished(self, size: int, crc: int) -> None:
+        """Take note that a finished file is about to get its name."""
+        last = Note(self._index, finished=(size, crc))
+        self._append(*([self._pending(), last] if self._entries else [last]))
+
+    def _pending(self) -> Note:
+        uses, error = self._measured()
+        grown: tuple[int, ...] | None = None
+        if uses is not None and self._uses is not None:
+            grown = tuple((uses - self._uses).tolist())
+            self._uses = uses.copy()
+        note = Note(
+            self._index,
+            self._part and Path(self._part).name,
+            self._size,
+            self._crc,
+            tuple(self._entries),
+            grown,
+            int(error - self._error),
+        )
+        self._error, self._waiting = error, 0
+        self._entries.clear()
+        return note
+
+    def _append(self, *notes: Note) -> None:
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write("".join(note.line() for note in notes))
