@@ -12,8 +12,8 @@ import tifffile
 from PIL import Image
 
 from dkmeans._palette import Palette
-from dkmeans._validation import OutputError, SourceError
-from dkmeans.images import _notes, ingest, quantize
+from dkmeans._validation import CompleteError, OutputError, SourceError
+from dkmeans.images import _notes, _store, ingest, quantize
 
 
 @pytest.fixture(autouse=True)
@@ -231,3 +231,39 @@ def test_a_palette_is_given_and_counts_are_those_of_an_undisturbed_run(noise, tm
     whole = quantize(noise, tmp_path / "out.png", palette=palette)
     assert (resumed.inertia, resumed.n_pixels) == (whole.inertia, whole.n_pixels)
     np.testing.assert_array_equal(resumed.palette.shares, whole.palette.shares)
+
+
+def test_a_killed_writer_leaves_nothing_in_a_store(tmp_path):
+    code = (
+        "import os, pathlib, signal; import numpy as np; from dkmeans.images import _store\n"
+        "_store.create(pathlib.Path('s.zarr'), {'a': ((8, 8), (8, 8))}, compress=False)\n"
+        "writer = _store.ArrayWriter('s.zarr', 'a')\n"
+        "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "writer.write((0, 0), np.ones((8, 8), np.uint8))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert {path.name for path in (tmp_path / "s.zarr").rglob("*")} == {"zarr.json", "a"}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_writer_left_alone_makes_no_folder_again(tmp_path):
+    _store.create(tmp_path / "s.zarr", {"a": ((8, 8), (8, 8))}, compress=False)
+    writer = _store.ArrayWriter(tmp_path / "s.zarr", "a")
+    shutil.rmtree(tmp_path / "s.zarr")
+    with pytest.raises(FileNotFoundError):
+        writer.write((0, 0), np.ones((8, 8), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_that_is_killed_while_it_sweeps_was_complete(noise, tmp_path):
+    code = (
+        "import os, shutil, signal; from dkmeans.images import quantize\n"
+        "def die(path, **_): path.suffix == '.swept' and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "shutil.rmtree = die\n"
+        "quantize('noise.tif', 'out.zarr', n_colors=8, n_init=1)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert any((tmp_path / ".out.zarr.dkmeans").glob("*.swept"))
+    with pytest.raises(CompleteError, match="nothing to resume"):
+        quantize(noise, tmp_path / "out.zarr", n_colors=8, n_init=1, resume=True)
+    assert not list(tmp_path.glob(".out*"))

@@ -28,6 +28,7 @@ from dkmeans._palette import Palette
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import MAX_RESIDENT, SourceError
 from dkmeans.images._listing import Image
+from dkmeans.images._store_chunks import store_type
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -337,7 +338,8 @@ class ArrayWriter:
     def __init__(self, place: str | Path, name: str, document: bytes | None = None) -> None:
         self._url = None if document is None else str(place)
         if document is None:
-            array = _zarr().open_array(str(place), path=name, mode="r+")
+            local = store_type(_zarr().storage.LocalStore)(Path(place))
+            array = _zarr().open_array(local, path=name, mode="r+")
         else:
             store = _zarr().storage.ObjectStore(_stores.folder(str(place)))
             path = _zarr().storage.StorePath(store, name)

@@ -8,6 +8,7 @@ process that holds it, however that ends. All that a job writes before it is fin
 import json
 import logging
 import os
+import secrets
 import shutil
 import socket
 import time
@@ -61,9 +62,10 @@ class Workspace:
         replaced = self.path / _REPLACED
         if replaced.exists() and not output.exists():
             replaced.replace(output)
-        for path in self.leftovers():
+        # First what tells of a job: whoever is killed from here on leaves nothing to go on with.
+        for path in sorted(self.leftovers(), key=Path.is_dir):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                _remove_folder(path)
             else:
                 path.unlink()
 
@@ -73,6 +75,13 @@ class Workspace:
             output.replace(self.path / _REPLACED)
         made.replace(output)
         sync_folder(output.parent)
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a folder, even if a task that nobody could end still writes to it by its name."""
+    aside = path.with_name(f"{secrets.token_hex(8)}.swept")
+    path.rename(aside)
+    shutil.rmtree(aside)
 
 
 def place_of(output: Path, *, is_folder: bool) -> Path:
