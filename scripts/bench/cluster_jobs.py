@@ -5,19 +5,25 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import zarr
 from PIL import Image
 
 import dkmeans
 
 
-def make_data(folder: Path, side: int, rows: int) -> None:
-    """Write a picture of `side` x `side` pixels, and a table of `rows` x 8 in Zarr."""
+def picture(side: int) -> npt.NDArray[np.uint8]:
+    """Return `side` x `side` pixels, smooth but for some noise."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (side // 16, side // 16, 3), np.uint8)
     pixels = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
-    noise = rng.integers(0, 6, pixels.shape, np.uint8)
-    Image.fromarray(pixels // 2 + noise).save(folder / "picture.png", compress_level=1)
+    return pixels // 2 + rng.integers(0, 6, pixels.shape, np.uint8)
+
+
+def make_data(folder: Path, side: int, rows: int) -> None:
+    """Write a picture of `side` x `side` pixels, and a table of `rows` x 8 in Zarr."""
+    Image.fromarray(picture(side)).save(folder / "picture.png", compress_level=1)
+    rng = np.random.default_rng(0)
     table = zarr.create_array(
         folder / "table.zarr", shape=(rows, 8), chunks=(rows // 64, 8), dtype="float32"
     )

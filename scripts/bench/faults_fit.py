@@ -12,7 +12,6 @@ the model, or all labels, are those of the undisturbed run, and if nothing else 
 import argparse
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -23,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from fault_cluster import Cluster
 
 PHASES = ("summary", "refine", "assign")
 VICTIMS = ("client", "one worker", "all workers", "scheduler")
@@ -47,47 +47,6 @@ def of(cls, *args):
 frame.Ranges.of = classmethod(of)
 """
 _CLIENT = _SLOWED + "from dkmeans._cli import main; main()\n"
-
-
-class Cluster:
-    """A scheduler and two workers, each a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "slowed.py").write_text(_SLOWED)
-        file = folder / "scheduler.json"
-        file.unlink(missing_ok=True)
-        self.scheduler = self._begin(
-            "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
-            "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file),
-        )  # fmt: skip
-        while not file.exists() or not file.read_text():
-            time.sleep(0.05)
-        self.address = json.loads(file.read_text())["address"]
-        self.workers = [self.add_worker() for _ in range(2)]
-
-    def add_worker(self) -> subprocess.Popen:
-        """Start one worker more."""
-        return self._begin(
-            "worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard",
-            "--host", "127.0.0.1", "--death-timeout", "60", "--preload", "slowed",
-            "--local-directory", str(self.folder),
-        )  # fmt: skip
-
-    def _begin(self, kind: str, *arguments: str) -> subprocess.Popen:
-        path = os.pathsep.join([str(self.folder), os.environ.get("PYTHONPATH", "")])
-        return subprocess.Popen(  # noqa: S603 - Dask's own program
-            [sys.executable, "-m", "distributed.cli.dask_" + kind, *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-
-    def close(self) -> None:
-        """End all processes."""
-        for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.wait()
 
 
 def command(phase: str, place: Path, data: Path) -> list[str]:
@@ -127,7 +86,8 @@ def play(phase: str, victim: str, data: Path, wanted: Path, seed: int) -> dict:
     inner = place / "cluster"
     inner.mkdir()
     known = {"phase": phase, "victim": victim, "seed": seed}
-    cluster = Cluster(inner)
+    (inner / "slowed.py").write_text(_SLOWED)
+    cluster = Cluster(inner, "slowed")
     log = place / "log"
     try:
         job = begin(command(phase, place, data), cluster.address, log)
@@ -152,7 +112,7 @@ def play(phase: str, victim: str, data: Path, wanted: Path, seed: int) -> dict:
         if job.returncode:
             known["said"] = log.read_bytes().decode(errors="replace").splitlines()[-1:][0][:200]
             cluster.close()
-            cluster = Cluster(inner)
+            cluster = Cluster(inner, "slowed")
             more = [] if phase == "assign" else ["--resume"]
             again = begin([*command(phase, place, data), *more], cluster.address, log)
             known["status again"] = again.wait(_TIMEOUT)
