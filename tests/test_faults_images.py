@@ -1,5 +1,6 @@
 """Faults of the world while pictures are written: disks, sources, other jobs. Nothing is mixed."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -75,10 +76,15 @@ class At:
         pass
 
 
-@pytest.mark.parametrize("output", ["out.png", "out.tif", "out.zarr", "out", "store.zarr"])
-@pytest.mark.parametrize("room", ["64k", "300k"])
+ROOMS = [
+    *itertools.product(["out.png", "out.tif", "out"], ["64k", "300k", "500k"]),
+    *itertools.product(["out.zarr", "store.zarr"], ["64k", "300k"]),
+]
+
+
+@pytest.mark.parametrize(("output", "room"), ROOMS)
 def test_a_disk_that_is_full_and_then_has_room(disk, noise, tmp_path, output, room):
-    """At the first part, among the parts, while they are joined."""
+    """At the first part or chunk, in the last one, while parts are joined."""
 
     def job(path, **options):
         if output == "store.zarr":
@@ -151,6 +157,52 @@ def test_a_read_only_output(noise, disk):
         for resume in (False, True):
             with pytest.raises(OutputError, match="Read-only file system"):
                 quantize(noise, disk / output, resume=resume)
+
+
+@pytest.fixture
+def failing_disk(tmp_path):
+    """Mount a disk that can be made to fail; yield it and what mounts it anew."""
+    image, where = tmp_path / "image", tmp_path / "failing"
+    where.mkdir()
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    mount = ["mount", "-o", "loop", str(image), str(where)]
+    for command in (["mkfs.ext4", "-q", str(image)], mount):
+        if (
+            os.geteuid()
+            or shutil.which(command[0]) is None
+            or subprocess.run(command, check=False, capture_output=True).returncode
+        ):
+            pytest.skip("no disk can be mounted here")
+
+    def again():
+        subprocess.run(["umount", str(where)], check=True)  # noqa: S607 - where it is differs
+        subprocess.run(mount, check=True)
+
+    yield where, again
+    subprocess.run(["umount", str(where)], check=True)  # noqa: S607 - as above
+
+
+@pytest.mark.parametrize("output", ["out.png", "out.zarr", "out"])
+@pytest.mark.parametrize("in_pass", [False, True])
+def test_a_disk_that_fails_midway(failing_disk, noise, tmp_path, output, in_pass):
+    """After an error a system may allow only reading: nothing more can be written or removed."""
+    disk, again = failing_disk
+
+    def fail():
+        command = ["mount", "-o", "remount,abort", str(disk)]
+        subprocess.run(command, check=True)
+
+    given = {"n_colors": 8, "n_init": 1}
+    with pytest.raises(OutputError, match="Read-only file system"):
+        quantize(noise, disk / output, progress=At("write", fail, first_block=in_pass), **given)
+    assert not list(disk.glob("out.*")) + list(disk.glob("out/*.png"))
+    again()
+    quantize(noise, disk / output, resume=True, **given)
+    (tmp_path / "ref").mkdir()
+    quantize(noise, tmp_path / "ref" / output, **given)
+    assert files_of(disk / output) == files_of(tmp_path / "ref" / output)
+    assert not list(disk.rglob("*.dkmeans"))
 
 
 def test_two_jobs_on_one_output(noise, tmp_path):
