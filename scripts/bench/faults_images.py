@@ -229,18 +229,15 @@ def _lasted(phase: str, moment: float, log: Path) -> bool:
     return False
 
 
-def play_case(
-    bench: Bench, phase: str, victim: str, rounds: int, rng: random.Random
+def play_until_hit(
+    bench: Bench, phase: str, victim: str, number: int, rng: random.Random
 ) -> list[dict[str, Any]]:
-    """Play a case until it was hit so often, or tried too often."""
+    """Play a round of a case until it is a hit, or was tried too often."""
+    kind = KINDS[phase][number % len(KINDS[phase])]
     played: list[dict[str, Any]] = []
-    hits = 0
-    while hits < rounds and len(played) < _TRIES * rounds:
-        kinds = KINDS[phase]
-        known = bench.play(phase, victim, kinds[hits % len(kinds)], rng.randrange(1 << 32))
-        hits += known["hit"]
-        played.append(known)
-        print(json.dumps(known), file=sys.stderr, flush=True)
+    while len(played) < _TRIES and not (played and played[-1]["hit"]):
+        played.append(bench.play(phase, victim, kind, rng.randrange(1 << 32)))
+        print(json.dumps(played[-1]), file=sys.stderr, flush=True)
     return played
 
 
@@ -280,12 +277,13 @@ def main() -> None:
         try:
             for kind in sorted({kind for phase in given.phases for kind in KINDS[phase]}):
                 bench.learn(kind)
-            for phase in given.phases:
-                for victim in given.victims:
-                    played += play_case(bench, phase, victim, given.rounds, rng)
+            cases = list(itertools.product(given.phases, given.victims))
+            # Every case early on, should it be ended before.
+            for number, (phase, victim) in itertools.product(range(given.rounds), cases):
+                played += play_until_hit(bench, phase, victim, number, rng)
+                if given.json:
                     told = {"cases": table(played), "rounds": played}
-                    if given.json:
-                        given.json.write_text(json.dumps(told, indent=1))
+                    given.json.write_text(json.dumps(told, indent=1))
         finally:
             bench.close()
     for case in table(played):
