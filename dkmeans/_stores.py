@@ -163,6 +163,15 @@ def reading(place: Place) -> Iterator[None]:
         yield
 
 
+def sync_file(file: Path) -> None:
+    """See to it that the bytes of a file that somebody has written survive a loss of power."""
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """See to it that the names in a folder survive a loss of power, where the system can."""
     with suppress(OSError):  # Windows opens no folders, and some network disks sync none

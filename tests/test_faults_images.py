@@ -205,6 +205,21 @@ def test_a_disk_that_fails_midway(failing_disk, noise, tmp_path, output, in_pass
     assert not list(disk.rglob("*.dkmeans"))
 
 
+@pytest.mark.parametrize("output", ["out.png", "out"])
+def test_files_are_on_the_disk_before_the_job_is_done(noise, tmp_path, output, monkeypatch):
+    synced = []
+    original = os.fsync
+
+    def fsync(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    quantize(noise, tmp_path / output, n_colors=8, n_init=1)
+    file = tmp_path / (output if output == "out.png" else "out/noise.png")
+    assert synced[-2:] == [file.stat().st_ino, file.parent.stat().st_ino]
+
+
 def test_two_jobs_on_one_output(noise, tmp_path):
     """Of a job in another process, the host, the process and the time are told."""
     code = (

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dkmeans._palette import Palette
-from dkmeans._passes import BlockSource
-from dkmeans._stores import writing
+from dkmeans._passes import BlockSource, in_threads
+from dkmeans._stores import sync_file, sync_folder, writing
 from dkmeans._validation import (
     MAX_COLORS,
     CompleteError,
@@ -167,8 +167,18 @@ class Destination:
         return "" if file == self.path else file.relative_to(self.path).as_posix()
 
     def finish(self, space: Workspace, job: Job, failed: Mapping[int, str]) -> None:
-        """Move a finished Zarr output into place, without the arrays of sources that failed."""
-        if self.kind != "zarr" or self.published(job) is not None:
+        """Move a finished Zarr output into place, without the arrays of sources that failed.
+
+        Files have their names already; here they are kept from a loss of power, all at once: one
+        by one, while others are written, each would wait for the disk.
+        """
+        if self.kind != "zarr":
+            files = [file for index, file in self.files.items() if index not in failed]
+            in_threads(sync_file, files)
+            for folder in {file.parent for file in files}:
+                sync_folder(folder)
+            return
+        if self.published(job) is not None:
             return
         labels = job.folder / "labels.zarr"
         for index in failed:
