@@ -131,7 +131,7 @@ class Bench:
         place.mkdir()
         job = self._begin(kind, place)
         self._wait(job, place, "finish")
-        while _at_work(place, kind):
+        while job.poll() is None and _at_work(place, kind):
             time.sleep(0.001)
         finished = time.time()
         if job.wait(_TIMEOUT):
