@@ -25,8 +25,8 @@ def one_thread():
 
 @pytest.fixture
 def noise(tmp_path):
-    """A picture that no encoder makes small."""
-    image = np.random.default_rng(0).integers(0, 256, (600, 640, 3), np.uint8)
+    """A picture of 4,096 colours that no encoder makes small."""
+    image = 17 * np.random.default_rng(0).integers(0, 16, (600, 640, 3), np.uint8)
     path = tmp_path / "noise.tif"
     tifffile.imwrite(path, image, tile=(256, 256), photometric="rgb")
     return path
@@ -77,7 +77,8 @@ class At:
 
 
 ROOMS = [
-    *itertools.product(["out.png", "out.tif", "out"], ["64k", "300k", "500k"]),
+    *itertools.product(["out.png", "out.tif"], ["64k", "300k", "500k"]),
+    ("out", "500k"),
     *itertools.product(["out.zarr", "store.zarr"], ["64k", "300k"]),
 ]
 

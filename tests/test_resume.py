@@ -198,13 +198,12 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("death", DEATHS)
-@pytest.mark.parametrize("kind", ["out.zarr", "out"])
+@pytest.mark.parametrize(
+    ("kind", "death"), [*(("out.zarr", death) for death in DEATHS), ("out", "after the last note")]
+)
 @pytest.mark.usefixtures("sources")
 def test_a_killed_client(kind, death, tmp_path):
     module, function = DEATHS[death]
-    if function == "sync_folder" and kind != "out.zarr":
-        pytest.skip("stores only")
     code = PROGRAM.format(
         tests=str(Path(__file__).parent), module=module, function=function, kind=kind
     )
@@ -345,6 +344,7 @@ def test_without_resume_leftovers_are_swept(sources, tmp_path, caplog):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.png"]
 
 
+@pytest.mark.parametrize("scheduler", ["threads", "cluster"], indirect=True)
 def test_any_scheduler_goes_on(scheduler, sources, tmp_path):
     job("out", sources, tmp_path / "ref" / "out")
     with dask.config.set(scheduler="synchronous"):
