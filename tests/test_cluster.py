@@ -142,7 +142,7 @@ def own_scheduler(n_workers=1, paths=(str(Path(__file__).parent),), tls=()):
     try:
         address = next(line.split()[-1] for line in scheduler.stderr if "Scheduler at:" in line)
         module[-1] = "distributed.cli.dask_worker"
-        options = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--death-timeout", "5", *tls]
+        options = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--death-timeout", "60", *tls]
         workers = [
             subprocess.Popen([*module, address, *options], stderr=subprocess.DEVNULL, env=env)
             for _ in range(n_workers)
