@@ -14,11 +14,12 @@ from dkmeans._cli_cluster import Workplace, cluster_options, opened
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE... [OUTPUT]")
 @click.option(
     "--job",
-    type=click.Choice(["quantize", "ingest", "fit"]),
-    help="What is to be done; quantize by default, and fit with --clusters.",
+    type=click.Choice(["quantize", "ingest", "fit", "predict"]),
+    help="What is to be done; quantize by default, fit with --clusters, predict with --model.",
 )
 @click.option("--colors", type=int, metavar="K", help="Of quantize; 256 by default.")
 @click.option("-k", "--clusters", type=int, metavar="K", help="Of a fit.")
+@click.option("--model", metavar="MODEL", help="Of predict: what fit has written.")
 @click.option("--staging", metavar="FOLDER", help="As for quantize.")
 @click.option("--no-calibrate", is_flag=True, help="Try nothing out, and tell no time.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
@@ -39,15 +40,15 @@ def plan(
     is written. Exit status: 0 if the job fits, 1 if it would be refused.
     """
     place = Workplace.taken_from(options, ctx)
-    from dkmeans import _report_plan  # noqa: PLC0415 - slow
+    from dkmeans import _jobs, _report_plan  # noqa: PLC0415 - slow
     from dkmeans._plan import plan as planned  # noqa: PLC0415 - slow
 
     *first, last = sources
     output = last if first and not Path(last).exists() else None
     given: Any = sources if output is None else first
     clusters = options.pop("clusters")
-    if clusters is not None or job == "fit":
-        given = given[0] if len(given) == 1 else list(given)
+    if clusters is not None or options["model"] is not None or job in ("fit", "predict"):
+        given = _jobs.opened(given[0]) if len(given) == 1 else list(given)
     with opened(place):
         found = planned(
             given,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans import _stores
+from dkmeans import _needs_tables, _stores
 from dkmeans._checkpoint import Checkpoint
 from dkmeans._estimators import KMeans
 from dkmeans._estimators_functions import load
@@ -18,7 +18,7 @@ from dkmeans._estimators_minibatch import MiniBatchKMeans
 from dkmeans._jobs_labels import write_labels
 from dkmeans._passes import Passes, Progress
 from dkmeans._tables import table
-from dkmeans._tables_zarr import LabelArray
+from dkmeans._tables_zarr import ROWS_OF_A_CHUNK, LabelArray
 from dkmeans._validation import (
     DkmeansError,
     InvalidArgumentError,
@@ -30,7 +30,6 @@ from dkmeans.images import _workspace
 from dkmeans.images._destination import as_path
 
 ALGORITHMS = ("lloyd", "minibatch")
-_ROWS_OF_A_CHUNK = 1 << 20  # labels: 4 MiB
 _TABLE = 2  # axes
 
 
@@ -130,7 +129,7 @@ def fit(
     shown = None if progress is None else _InBytes(progress)
     with _alone(model):
         resumed = _begin(model, kept, resume=resume, overwrite=overwrite)
-        rows = _opened(data)
+        rows = opened(data)
         with _about(data):
             if isinstance(estimator, KMeans):
                 estimator._fit(rows, None, kept, shown)  # noqa: SLF001 - of a class of ours
@@ -192,8 +191,14 @@ def _alone(output: str) -> Iterator[None]:
         yield
 
 
-def _opened(data: str) -> Any:
-    """Return data as the estimators take them."""
+def opened(data: str) -> Any:
+    """Return data as the estimators take them.
+
+    Raises
+    ------
+    SourceError
+        If a ``.npy`` file cannot be read.
+    """
     if not str(data).endswith(".npy") or _stores.is_url(data):
         return data
     try:
@@ -248,16 +253,19 @@ def predict(
         If the model or the data cannot be read, or do not fit together.
     OutputError
         If the output exists, or cannot be written.
+    InsufficientMemoryError
+        If it needs more memory than there is.
     """
     path = _label_path(output, overwrite=overwrite)
     shown = None if progress is None else _InBytes(progress)
     estimator = load(model)
-    rows = _opened(data)
+    rows = opened(data)
     with _about(data):
         given = estimator._table(rows, None, reset=False)  # noqa: SLF001 - of a class of ours
-    pieces, chunks, height = given.tiles(_ROWS_OF_A_CHUNK)
+    pieces, chunks, height = given.tiles(ROWS_OF_A_CHUNK)
     if not pieces:
         raise SourceError(f"{data}: has no rows.")
+    _needs_tables.check_predict(given, len(estimator.cluster_centers_))
     with (
         _workspace.opened(_workspace.place_of(path, is_folder=False), path) as space,
         _stores.writing(path),

@@ -7,7 +7,7 @@ from dkmeans import _plan_images, _plan_tables
 from dkmeans._plan_passes import Plan
 from dkmeans._validation import InvalidArgumentError, check_choice
 
-_JOBS = ("quantize", "ingest", "fit")
+_JOBS = ("quantize", "ingest", "fit", "predict")
 _COLORS = 256
 
 
@@ -19,6 +19,7 @@ def plan(
     n_colors: int | None = None,
     n_clusters: int | None = None,
     max_iter: int = 300,
+    model: str | Path | None = None,
     staging: str | None = None,
     calibrate: bool = True,
 ) -> Plan:
@@ -30,15 +31,19 @@ def plan(
     Parameters
     ----------
     source
-        Pictures as for `quantize`; for a fit the data as for `KMeans.fit`.
+        Pictures as for `quantize`; for a fit the data as for `KMeans.fit`; for labels one array in
+        memory or in Zarr.
     output
         Where `quantize` would write; by default indexed PNG is planned for.
     job
-        "quantize", "ingest", or "fit", which is the default where `n_clusters` is given.
+        "quantize", "ingest", "fit", which is the default where `n_clusters` is given, or "predict",
+        which is the default where `model` is given.
     n_colors
         Of `quantize`; 256 by default.
     n_clusters, max_iter
         Of `KMeans`.
+    model
+        Where the model is whose labels ``dkmeans predict`` would write.
     staging
         As for `quantize`.
     calibrate
@@ -69,14 +74,21 @@ def plan(
     """
     if job is None:
         job = "quantize" if n_clusters is None else "fit"
+        job = job if model is None else "predict"
     check_choice("job", job, _JOBS)
     if (n_clusters is not None) != (job == "fit"):
         raise InvalidArgumentError(
             f"n_clusters is {n_clusters!r} and job is {job!r}; n_clusters belongs to a fit, and a "
             "fit needs it."
         )
+    if (model is not None) != (job == "predict"):
+        raise InvalidArgumentError(
+            f"model is {model!r} and job is {job!r}; a model belongs to predict, which needs it."
+        )
     if n_colors is not None and job != "quantize":
         raise InvalidArgumentError(f"n_colors is {n_colors!r}; it belongs to quantize, not {job}.")
+    if model is not None:
+        return _plan_tables.predict(source, model, calibrate=calibrate)
     if n_clusters is not None:
         return _plan_tables.fit(source, n_clusters, max_iter, calibrate=calibrate)
     if job == "ingest":

@@ -43,7 +43,7 @@ class Plan:
     Attributes
     ----------
     job
-        "quantize", "ingest" or "fit".
+        "quantize", "ingest", "fit" or "predict".
     n_sources, n_rows
         The pictures or arrays, and their pixels or rows.
     passes

@@ -1,21 +1,25 @@
-"""Plans of fits of rows."""
+"""Plans of fits of rows, and of labels."""
 
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _needs, _needs_tables, _passes, _summary_rows
+from dkmeans._estimators_functions import load
 from dkmeans._frame import Centers, Frame, Ranges
 from dkmeans._lloyd_passes import COUNTED_PER_WORKER, is_colour
 from dkmeans._plan_clock import rate, some, spread
 from dkmeans._plan_passes import Plan, PlannedPass
 from dkmeans._tables import Table, TablePiece, table
+from dkmeans._tables_zarr import ROWS_OF_A_CHUNK
 from dkmeans._validation import InvalidArgumentError, check_integer
 
 _USUAL = 6  # passes at the most of a fit with defaults
+_LABEL = 4  # bytes
 _STARTED = 1.5  # seconds at the most until workers have loaded what they need
 _SOLVED = 4e-11  # seconds for each value of a summary and each cluster and iteration
 _ITERATIONS = 30, 300  # on the summary and its parts, of all starts
@@ -35,12 +39,44 @@ def fit(data: Any, n_clusters: int, max_iter: int, *, calibrate: bool) -> Plan:
     seconds = None
     if calibrate and rows.pieces[0].inputs is None:
         seconds = _seconds(rows, n_clusters, limit, passes, room.n_workers * room.n_threads)
+    return _told("fit", rows, passes, needs, room, 0, seconds)
+
+
+def predict(data: Any, model: str | Path, *, calibrate: bool) -> Plan:
+    """Plan the writing of labels by a model."""
+    estimator = load(model)
+    rows = estimator._table(data, None, reset=False)  # noqa: SLF001 - of a class of ours
+    if not rows.n_rows:
+        raise InvalidArgumentError(f"the data have no rows (shape {rows.shape}).")
+    room = _needs.room()
+    n_clusters = len(estimator.cluster_centers_)
+    pieces, _, _ = rows.tiles(ROWS_OF_A_CHUNK)
+    write = PlannedPass.over("predict", _passes.partition(pieces))
+    seconds = None
+    if calibrate:
+        parts = [piece for whole in rows.pieces for piece in whole.split(1)]
+        n_threads = min(room.n_workers * room.n_threads, write.n_tasks)
+        least = write.bytes_read / n_threads / rate(_Trial(n_clusters), some(parts))
+        seconds = spread(least, least + _STARTED)
+    needs = _needs_tables.predict(rows, n_clusters, room)
+    return _told("predict", rows, (write,), needs, room, _LABEL * rows.n_rows, seconds)
+
+
+def _told(  # noqa: PLR0917 - what a plan is made of
+    job: str,
+    rows: Table,
+    passes: tuple[PlannedPass, ...],
+    needs: _needs.Needs,
+    room: _needs.Room,
+    bytes_written: int,
+    seconds: tuple[float, float] | None,
+) -> Plan:
     return Plan(
-        "fit",
+        job,
         len(rows.pieces),
         rows.n_rows,
         passes,
-        0,
+        bytes_written,
         0,
         room.n_workers,
         room.n_threads,

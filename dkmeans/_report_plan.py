@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def print_plan(plan: "Plan", console: Console | None = None) -> None:
     """Print what a job will take."""
-    what = pixels(plan.n_rows) if plan.job != "fit" else f"{plan.n_rows:,} rows"
+    what = pixels(plan.n_rows) if plan.job in ("quantize", "ingest") else f"{plan.n_rows:,} rows"
     passes = "; ".join(
         f"{each.name} {_range(each.times)} x {size(each.bytes_read)} in {each.n_tasks:,} tasks"
         for each in plan.passes

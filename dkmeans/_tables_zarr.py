@@ -17,6 +17,7 @@ from dkmeans._tables_raw import RawChunks, ahead
 from dkmeans._tables_regions import Region
 from dkmeans._validation import SourceError
 
+ROWS_OF_A_CHUNK = 1 << 20  # of labels: 4 MiB
 _URL = "dkmeans_url"  # an attribute of stores
 _REGION_BYTES = 1 << 23  # a good size to read: fills a request, and fits the allocator's cache
 

@@ -24,7 +24,7 @@ ROWS.flags.writeable = False
 def small_sizes(monkeypatch):
     monkeypatch.setattr(_summary_rows, "MIN_ROWS", 400)
     monkeypatch.setattr(_summary_rows, "ROWS_PER_CLUSTER", 10)
-    monkeypatch.setattr(_jobs, "_ROWS_OF_A_CHUNK", 1000)
+    monkeypatch.setattr(_jobs, "ROWS_OF_A_CHUNK", 1000)
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_predict_writes_what_the_model_predicts(data, folder):
 @pytest.mark.parametrize("compressors", [None, "auto"])
 @pytest.mark.usefixtures("folder")
 def test_predict_of_any_chunks(shape, chunks, shards, compressors, monkeypatch):
-    monkeypatch.setattr(_jobs, "_ROWS_OF_A_CHUNK", 300)
+    monkeypatch.setattr(_jobs, "ROWS_OF_A_CHUNK", 300)
     monkeypatch.setattr("dkmeans._tables_zarr._REGION_BYTES", 2000)
     data = ROWS.reshape(*shape, 3)
     zarr.create_array("data.zarr", data=data, chunks=(*chunks, 3), compressors=compressors,

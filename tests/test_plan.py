@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dask
 import dask.array as da
+import distributed  # noqa: F401 - its defaults say when data move to disk
 import numpy as np
 import psutil
 import pytest
@@ -17,7 +18,7 @@ from conftest import local_cluster
 from PIL import Image
 
 import dkmeans
-from dkmeans import _needs
+from dkmeans import _jobs, _needs
 from dkmeans._cli import cli
 from dkmeans._needs import Needs, Pass, Room
 from dkmeans._passes import Passes
@@ -139,6 +140,22 @@ def test_data_that_are_solved_in_memory_are_read_once(rows, names, ran):
     assert as_ran(plan) == ran
 
 
+@pytest.fixture(scope="module")
+def model(table, tmp_path_factory):
+    """Of the table."""
+    path = tmp_path_factory.mktemp("model") / "model.json"
+    dkmeans.KMeans(3, n_init=1, max_iter=1).fit(str(table)).save(path)
+    return path
+
+
+def test_predict_does_what_was_planned(table, model, tmp_path, ran):
+    plan = dkmeans.plan(table, model=model)
+    _jobs.predict(str(model), str(table), str(tmp_path / "labels.zarr"))
+    assert as_ran(plan) == ran
+    assert (plan.job, plan.n_rows, plan.bytes_written) == ("predict", 150_000, 600_000)
+    assert 0 < plan.seconds[0] < plan.seconds[1]
+
+
 @pytest.mark.parametrize("name", ["tiles.tif", "a.png"])
 def test_time_is_told_from_blocks_tried_out(pictures, name):
     plan = dkmeans.plan(pictures / name, n_colors=4)
@@ -157,6 +174,8 @@ def test_time_is_told_from_blocks_tried_out(pictures, name):
         ({"n_clusters": 3, "job": "ingest"}, "n_clusters belongs to a fit"),
         ({"n_colors": 3, "job": "ingest"}, "n_colors is 3; it belongs to quantize"),
         ({"n_colors": 1}, "n_colors is 1"),
+        ({"job": "predict"}, "which needs it"),
+        ({"model": "m.json", "job": "ingest"}, "a model belongs to predict"),
     ],
 )
 def test_what_contradicts_is_refused(pictures, options, complaint):
@@ -292,6 +311,14 @@ def test_jobs_that_cannot_fit_do_nothing(monkeypatch, pictures, table, tmp_path,
     assert not dkmeans.plan(pictures, calibrate=False).fits
 
 
+def test_labels_that_cannot_fit_are_not_begun(monkeypatch, table, model, tmp_path, ran):
+    monkeypatch.setattr(_needs, "room", lambda: replace(CLUSTER, limit=200 * MIB))
+    with pytest.raises(InsufficientMemoryError, match=r"predict needs .* --memory-limit"):
+        _jobs.predict(str(model), str(table), str(tmp_path / "labels.zarr"))
+    assert not ran
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_available_holds_what_this_process_has():
     resident = psutil.Process().memory_info().rss
     assert resident / 2 < _needs.available() <= psutil.virtual_memory().total + resident
@@ -319,6 +346,17 @@ def test_the_command_prints_json(table):
     assert plan["n_rows"] == 150_000
     assert plan["n_passes"] == [3, 6]
     assert plan["memory_worker"] > 225 * MIB
+
+
+def test_the_command_plans_for_files_of_numpy_and_for_labels(tmp_path, table, model):
+    np.save(tmp_path / "rows.npy", np.zeros((100, 3)))
+    options = ("--no-calibrate", "--json")
+    for arguments, told in (
+        ((tmp_path / "rows.npy", "-k", 2), ("fit", 100)),
+        ((table, "--model", model), ("predict", 150_000)),
+    ):
+        plan = json.loads(run(*arguments, *options).output)
+        assert (plan["job"], plan["n_rows"]) == told
 
 
 def test_the_command_tells_what_would_be_refused(monkeypatch, table):
