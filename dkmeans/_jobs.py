@@ -20,6 +20,7 @@ from dkmeans._passes import Passes, Progress
 from dkmeans._tables import table
 from dkmeans._tables_zarr import ROWS_OF_A_CHUNK, LabelArray
 from dkmeans._validation import (
+    CompleteError,
     DkmeansError,
     InvalidArgumentError,
     OutputError,
@@ -110,6 +111,8 @@ def fit(
         If the data cannot be read or clustered.
     OutputError
         If the model exists, or cannot be written.
+    CompleteError
+        If the model exists, and there was a fit to resume, but none was interrupted.
     """
     check_choice("algorithm", algorithm, ALGORITHMS)
     if algorithm == "minibatch" and checkpoint is not None:
@@ -168,6 +171,10 @@ def _begin(model: str, kept: Checkpoint, *, resume: bool, overwrite: bool) -> bo
     is_left = kept.is_there()
     is_ours = overwrite or (resume and is_left)  # the model was written, and its fit not yet over
     if _stores.exists(model) and not is_ours:
+        if resume and _is_model(model):
+            raise CompleteError(
+                f"{model}: is there, and no fit of it was interrupted; nothing to resume."
+            )
         raise OutputError(f"{model}: exists already; choose another name, or overwrite.")
     if is_left and not resume:
         if not overwrite:
@@ -178,6 +185,15 @@ def _begin(model: str, kept: Checkpoint, *, resume: bool, overwrite: bool) -> bo
         kept.remove()
         is_left = False
     return is_left
+
+
+def _is_model(place: str) -> bool:
+    """Return whether a file is a whole model, and no other file of this name."""
+    try:
+        load(place)
+    except SourceError:
+        return False
+    return True
 
 
 @contextmanager

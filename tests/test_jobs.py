@@ -127,6 +127,17 @@ def test_resume_has_the_same_bits(folder, interrupted):
 
 def test_resume_of_nothing_begins(folder):
     assert not _jobs.fit("rows.zarr", "m.json", n_clusters=K, resume=True).resumed
+    assert left(folder) == ["m.json"]
+
+
+def test_resume_of_what_is_complete_has_nothing_to_do(folder):
+    _jobs.fit("rows.zarr", "m.json", n_clusters=K)
+    before = (folder / "m.json").stat()
+    result = run("fit", "rows.zarr", "m.json", "-k", "4", "--resume")
+    assert result.exit_code == 0
+    assert "m.json: is there, and no fit of it was interrupted; nothing to resume" in result.stderr
+    assert (folder / "m.json").stat() == before
+    (folder / "m.json").write_text("{}")  # no model: what else it is, is not to be lost
     with pytest.raises(OutputError, match="exists already"):
         _jobs.fit("rows.zarr", "m.json", n_clusters=K, resume=True)
     assert left(folder) == ["m.json"]
