@@ -193,6 +193,19 @@ def decoded_all(name: str, members: Any) -> dict[str, Any]:
     return {inner: decoded(inner, value) for inner, value in members.items()}
 
 
+def numbered_texts(name: str, members: Any) -> dict[int, str]:
+    """Return texts by their numbers, which JSON has as texts too.
+
+    Raises
+    ------
+    ValueError
+        If they are something else.
+    """
+    if not isinstance(members, dict) or not all(isinstance(m, str) for m in members.values()):
+        raise ValueError(f"{name} must be an object of texts")
+    return {int(number): text for number, text in members.items()}
+
+
 def _number(value: Any) -> Any:
     """Return a number, where it is not finite and so not JSON's; all else as it is."""
     if not isinstance(value, dict):

@@ -23,7 +23,10 @@ _REGION_BYTES = 1 << 23  # a good size to read: fills a request, and fits the al
 
 # What zarr raises for what it cannot read; its own errors are ValueErrors too, and a library that a
 # URL needs may be missing.
-_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError)
+_ERRORS = (
+    OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError,
+    OverflowError,
+)  # fmt: skip
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Jobs that are interrupted and go on: the same bytes, and only what was not yet done."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -14,12 +15,13 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from isal import isal_zlib
 from PIL import Image
 
 from dkmeans import _tiling
 from dkmeans._palette import Palette
 from dkmeans._validation import CompleteError, InvalidArgumentError, OutputError, SourceError
-from dkmeans.images import _ingest, _notes, _png, _store, _tiff, ingest, quantize
+from dkmeans.images import _ingest, _manifest, _notes, _png, _store, _tiff, ingest, quantize
 
 OUTPUTS = ["out.png", "out.tif", "out.zarr", "out"]
 
@@ -266,6 +268,32 @@ def test_no_note_leaves_its_folder(part, tmp_path):
     line = _notes.Note(0, part, 9, 1).line()
     with pytest.raises(ValueError, match="no name of a part"):
         _notes.Note.of_line(line.rstrip("\n"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7", "[]", "{}", "[" * 100_000, "[0,7,9,1,[],null,0,null]", '[[],"",9,1,[],null,0,null]',
+        '[0,"",9,1,7,null,0,null]', '[0,"",9,1,[[1,2,3]],null,0,null]',
+        '[0,"",9,1,[],["x"],0,null]', '[0,"",9,1,[],null,0,{}]', '[0,"",9,1,[],null,0,[1]]',
+        f'[0,"",{1 << 64},1,[],null,0,null]', '[0,"",true,1,[],null,0,null]',
+    ],
+)  # fmt: skip
+def test_a_note_with_a_sound_checksum_is_checked_too(text, tmp_path):
+    line = f"{isal_zlib.crc32(text.encode()):08x} {text}"
+    with pytest.raises(ValueError, match=r"no note|other types|without end"):
+        _notes.Note.of_line(line, tmp_path)
+
+
+@pytest.mark.parametrize("failures", [7, "x", [], {"x": "y"}, {"1": 2}, {"1": None}])
+def test_failures_in_records_are_numbered_texts(failures, tmp_path):
+    job = _manifest.Job(tmp_path, is_resumed=True, overwrite=False)
+    job.publishing({3: "a reason"})
+    assert job.published(tmp_path / "made", tmp_path) == {3: "a reason"}
+    record = tmp_path / "publication.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "failures": failures}))
+    with pytest.raises(SourceError, match=r"publication\.json: a damaged publication"):
+        job.published(tmp_path / "made", tmp_path)
 
 
 @pytest.mark.parametrize(

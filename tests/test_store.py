@@ -435,3 +435,12 @@ def test_a_name_that_leads_out_is_refused(store, tmp_path, name):
     assert "no file inside an output folder" in second.error
     assert first.source is not None
     assert third.source is not None
+
+
+def test_a_number_that_its_type_cannot_hold_is_told(tmp_path):
+    _store.create(tmp_path / "s.zarr", {"0": ((4, 4, 3), (4, 4, 3))}, compress=False)
+    document = tmp_path / "s.zarr/0/zarr.json"
+    members = json.loads(document.read_text())
+    document.write_text(json.dumps({**members, "fill_value": 256}))
+    with pytest.raises(SourceError, match=r"cannot be read as Zarr .*256"):
+        _store.probe(tmp_path / "s.zarr/0")

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import json
 import operator
 import os
 import pickle
@@ -942,3 +943,12 @@ def test_workers_see_the_blocks_again_that_they_keep(client, tmp_path):
     rooms = client.submit(_tables_kept.room).result()
     limit = next(iter(client.scheduler_info()["workers"].values()))["memory_limit"]
     assert rooms == limit // _tables_kept.SHARE
+
+
+def test_a_number_that_its_type_cannot_hold_is_told(tmp_path):
+    path = tmp_path / "rows.zarr"
+    zarr.create_array(str(path), shape=(4, 2), chunks=(4, 2), dtype="f4")
+    members = json.loads((path / "zarr.json").read_text())
+    (path / "zarr.json").write_text(json.dumps({**members, "fill_value": 10**400}))
+    with pytest.raises(SourceError, match=r"rows\.zarr: cannot be read as a Zarr array"):
+        table(str(path))

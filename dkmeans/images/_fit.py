@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _stores
-from dkmeans._documents import Kind, check_kinds, decoded_all, encoded
+from dkmeans._documents import Kind, check_kinds, decoded_all, encoded, numbered_texts
 from dkmeans._lloyd import RELAXATION, Solution, solve
 from dkmeans._palette import Palette
 from dkmeans._summary import ColourSummary
@@ -72,10 +72,10 @@ class Fit:
             values = decoded_all("values", members["values"])
             check_kinds("value", values, _VALUES)
             colors = values.pop("colors")
-            if colors.min(initial=0) < 0 or colors.max(initial=0) > 255:  # noqa: PLR2004 - 8 bits
-                raise ValueError("colors must be from 0 to 255")
+            if colors.dtype.kind != "i" or not ((colors >= 0) & (colors <= 255)).all():  # noqa: PLR2004 - 8 bits
+                raise ValueError("colors must be integers from 0 to 255")
             palette = Palette(colors.astype(np.uint8), shares=values.pop("shares"))
-            failures = {int(index): str(r) for index, r in dict(members["failures"]).items()}
+            failures = numbered_texts("failures", members["failures"])
             return cls(palette, **values), failures
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from isal import isal_zlib
 
 from dkmeans import _stores
-from dkmeans._documents import Kind, shown
+from dkmeans._documents import Kind, numbered_texts, shown
 from dkmeans._passes import in_threads
 from dkmeans._validation import InvalidArgumentError, SourceError
 from dkmeans.images._notes import Journal, Note
@@ -55,6 +55,8 @@ class Done:
     def add(self, note: Note) -> None:
         """Add a note, unless some of it was told by another: a task can have run twice."""
         if any(entry.key in self.entries for entry in note.entries):
+            return
+        if self.uses is not None and len(note.uses or ()) != len(self.uses):
             return
         self.entries.update({entry.key: entry for entry in note.entries})
         if note.uses is not None:
@@ -109,7 +111,7 @@ class Job:
             return None
         with _PUBLICATION.damaged(self._publication):
             named = _PUBLICATION.read(self._publication)["failures"]
-            return {int(index): str(reason) for index, reason in dict(named).items()}
+            return numbered_texts("failures", named)
 
     def finished(self) -> set[int]:
         """Return the sources whose finished files have got their names, or were about to."""

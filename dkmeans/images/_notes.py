@@ -5,10 +5,12 @@ way: what a loss of power takes fails its checksum, and is made again.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,8 @@ from isal import isal_zlib
 
 from dkmeans.images._outputs import Entry
 
+_PART = re.compile(r"[\w-]+\.part")
+_N_MEMBERS, _OF_AN_ENTRY = 8, 5
 _NOTED = 16 << 20  # pixels between two notes: what an interruption costs each worker
 
 
@@ -64,17 +68,42 @@ class Note:
         crc, _, text = line.partition(" ")
         if int(crc, 16) != isal_zlib.crc32(text.encode()):
             raise ValueError("a wrong checksum")
-        index, part, size, of_part, entries, uses, error, finished = json.loads(text)
-        if part and not (
-            part.endswith(".part") and part.replace("-", "").removesuffix(".part").isalnum()
-        ):
+        index, part, size, of_part, entries, uses, error, finished = _parsed(text)
+        if part and not _PART.fullmatch(part):
             raise ValueError("no name of a part")
         path = str(parts / part) if part else ""
         found = tuple(Entry(key, path, *rest) for key, *rest in entries)
         if any(entry.start < 0 or entry.start + entry.size > size for entry in found):
             raise ValueError("an entry beyond its part")
-        whole = None if finished is None else (int(finished[0]), int(finished[1]))
+        whole = None if finished is None else (finished[0], finished[1])
         return cls(index, part, size, of_part, found, uses and tuple(uses), error, whole)
+
+
+def _parsed(text: str) -> list[Any]:
+    """Return the members of a note, of the types that they must have."""
+    try:
+        members = json.loads(text)
+    except RecursionError as endless:
+        raise ValueError("nested without end") from endless
+    if not isinstance(members, list) or len(members) != _N_MEMBERS:
+        raise ValueError("no note")
+    index, part, size, of_part, entries, uses, error, finished = members
+    is_sound = isinstance(part, str) and isinstance(entries, list)
+    is_sound &= _are_integers([index, size, of_part, error], 4)
+    is_sound &= is_sound and all(_are_integers(entry, _OF_AN_ENTRY) for entry in entries)
+    is_sound &= uses is None or _are_integers(uses)
+    is_sound &= finished is None or _are_integers(finished, 2)
+    if not is_sound:
+        raise ValueError("members of other types")
+    return members
+
+
+def _are_integers(row: Any, length: int | None = None) -> bool:
+    return (
+        isinstance(row, list)
+        and (length is None or len(row) == length)
+        and all(type(n) is int and abs(n) < 1 << 63 for n in row)
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +124,7 @@ class Journal:
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     found.append(Note.of_line(line, parts))
-                except (ValueError, TypeError, OverflowError):
+                except ValueError:
                     continue  # its work is done again
         return found
 

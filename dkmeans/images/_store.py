@@ -41,7 +41,7 @@ _MARKERS = ("zarr.json", ".zarray", ".zgroup")
 
 
 # What zarr raises for what it cannot read; its own errors are ValueErrors too.
-_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
+_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, OverflowError)
 
 _last = threading.local()  # the chunk of packed pixels that was read last
 
