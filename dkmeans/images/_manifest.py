@@ -6,6 +6,7 @@ store under construction, and the notes of what is done (`_notes`).
 """
 
 import itertools
+import re
 import secrets
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from dkmeans.images._workspace import Workspace
 _START_OVER = "Run without resume to start over."
 _JOB = Kind("job", 1, ("run", "overwrite", "options", "sources"), _START_OVER)
 _PUBLICATION = Kind("publication", 1, ("failures",), _START_OVER)
+_RUN = re.compile("[0-9a-f]{8}")
 _COPY = 1 << 20  # bytes at a time
 
 
@@ -193,7 +195,7 @@ def begin(
 def _checked(members: Mapping[str, Any], folder: Path) -> str:
     """Return the name of the run's folder, if what was read is the description of a job."""
     run: Any = members["run"]
-    if not isinstance(run, str) or not run.isalnum() or not (folder / run).is_dir():
+    if not isinstance(run, str) or not _RUN.fullmatch(run) or not (folder / run).is_dir():
         raise ValueError("the folder of its run is missing")
     lists = isinstance(members["sources"], list) and all(
         isinstance(source, list) and source for source in members["sources"]
