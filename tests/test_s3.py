@@ -7,7 +7,8 @@ import pytest
 from s3_proxy import Trouble
 
 import dkmeans
-from dkmeans import _stores, _stores_locks, _stores_objects
+from dkmeans import _stores, _stores_locks, _stores_objects, _summary_rows
+from dkmeans._checkpoint import Checkpoint
 from dkmeans._stores_locks import Lock, held
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
 
@@ -184,6 +185,27 @@ def test_troubles_that_pass(s3, proxy, kind):
         proxy.trouble = [Trouble(kind, 2, ("PUT",), 0.1)]
         _stores.write(place, BYTES[:100])
         assert _stores.read(place) == BYTES[:100]
+
+
+def test_a_fit_goes_on_from_a_checkpoint_in_s3(s3, monkeypatch):
+    monkeypatch.setattr(_summary_rows, "MIN_ROWS", 400)
+    monkeypatch.setattr(_summary_rows, "ROWS_PER_CLUSTER", 10)
+    rows = np.random.default_rng(0).normal(size=(6000, 3))
+    estimator, place = dkmeans.KMeans(5, random_state=0, tol=1e-6), f"{s3}/m.json.checkpoint"
+    wanted = estimator.fit(rows).cluster_centers_.tobytes()
+
+    class Stopping(Checkpoint):
+        def save(self, standing):
+            super().save(standing)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(rows, checkpoint=Stopping(place))
+    assert _stores.exists(place)
+    with pytest.raises(InvalidArgumentError, match="a checkpoint of a fit of other data"):
+        estimator.fit(rows + 1, checkpoint=place)
+    assert estimator.fit(rows, checkpoint=place).cluster_centers_.tobytes() == wanted
+    assert not _stores.exists(place)
 
 
 def test_models_and_palettes_have_urls(s3):
