@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import re
 
 import numpy as np
@@ -343,3 +344,20 @@ def test_summaries(folder):
     text = console.file.getvalue()
     for word in ("2, the most allowed", "Peak memory", "1.0 MiB", "% of the rows"):
         assert word in text
+
+
+class Trap:
+    """What runs code when its pickle is loaded."""
+
+    def __reduce__(self):
+        return open, ("trapped", "w")
+
+
+def test_no_pickle_is_loaded_from_data_or_models(folder):
+    np.save("trap.npy", np.array([[Trap()]], object))
+    with pytest.raises(SourceError, match=r"trap\.npy: cannot be read as a \.npy file"):
+        _jobs.fit("trap.npy", "m.json", n_clusters=1)
+    (folder / "trap.json").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(SourceError, match=r"trap\.json: not a dkmeans model"):
+        dkmeans.load("trap.json")
+    assert not (folder / "trapped").exists()
