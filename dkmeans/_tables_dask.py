@@ -16,7 +16,9 @@ from dkmeans._tables_arrays import MemoryRows, RowArray, RowFunction, fitting
 from dkmeans._tables_blocks import GraphSource, TablePiece, rows
 from dkmeans._tables_regions import Chunks, Regions, regions, regular
 from dkmeans._tables_zarr import StoredArray, ZarrSource, raw_steps, steps
-from dkmeans._validation import InvalidArgumentError
+from dkmeans._validation import InvalidArgumentError, SourceError
+
+_MOST_REGIONS = 1 << 26  # along an axis: lists of them are held in memory
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,12 @@ class ZarrRows(RowArray):
         self.dtype = dtype
         self._source = ZarrSource.of(array, dtype, table)
         self._steps = steps(array.shape, array.chunks, array.shards, array.dtype.itemsize)
+        extents = zip(array.shape[:-1], self._steps, strict=True)
+        if max((extent // step for extent, step in extents), default=0) > _MOST_REGIONS:
+            raise SourceError(
+                f"{self._source.name}: of shape {array.shape} in chunks of {array.chunks}, more "
+                "than can be listed; write it again in larger chunks."
+            )
         self._chunks = regular(array.shape[:-1], self._steps)
 
     @property

@@ -952,3 +952,13 @@ def test_a_number_that_its_type_cannot_hold_is_told(tmp_path):
     (path / "zarr.json").write_text(json.dumps({**members, "fill_value": 10**400}))
     with pytest.raises(SourceError, match=r"rows\.zarr: cannot be read as a Zarr array"):
         table(str(path))
+
+
+@pytest.mark.parametrize("n_rows", [10**15, 10**30])
+def test_more_chunks_than_can_be_listed_are_refused(n_rows, tmp_path):
+    path = tmp_path / "rows.zarr"
+    zarr.create_array(str(path), shape=(4, 2), chunks=(4, 2), dtype="f4")
+    members = json.loads((path / "zarr.json").read_text())
+    (path / "zarr.json").write_text(json.dumps({**members, "shape": [n_rows, 2]}))
+    with pytest.raises(SourceError, match=r"rows\.zarr: of shape .* more than can be listed"):
+        table(str(path))
