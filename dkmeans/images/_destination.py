@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dkmeans._palette import Palette
-from dkmeans._passes import BlockSource, in_threads
-from dkmeans._stores import sync_file, sync_folder, writing
+from dkmeans._passes import BlockSource
+from dkmeans._stores import sync_files, writing
 from dkmeans._validation import (
     MAX_COLORS,
     CompleteError,
@@ -173,10 +173,7 @@ class Destination:
         by one, while others are written, each would wait for the disk.
         """
         if self.kind != "zarr":
-            files = [file for index, file in self.files.items() if index not in failed]
-            in_threads(sync_file, files)
-            for folder in {file.parent for file in files}:
-                sync_folder(folder)
+            sync_files([file for index, file in self.files.items() if index not in failed])
             return
         if self.published(job) is not None:
             return
