@@ -1,6 +1,7 @@
 """Bad input to the estimators, in every kind of data: one clear error of the type that fits."""
 
 import re
+import sys
 import warnings
 
 import dask
@@ -487,11 +488,9 @@ def test_an_array_that_is_gone(tmp_path, estimator):
 
 
 def test_a_url_whose_library_is_missing(estimator, monkeypatch):
-    def fail(*_, **__):
-        raise ImportError("Install s3fs to access S3")
-
-    monkeypatch.setattr(zarr, "open_array", fail)
-    refused(lambda: estimator.fit("s3://bucket/a.zarr"), SourceError, "^s3://bucket/a.zarr: .*s3fs")
+    monkeypatch.setitem(sys.modules, "obstore", None)  # as if it were not installed
+    wanted = r"obstore; install it with: pip install 'dkmeans\[s3\]'"
+    refused(lambda: estimator.fit("s3://bucket/a.zarr"), InvalidArgumentError, wanted)
 
 
 # Rows that are missing, and are to be

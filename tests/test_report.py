@@ -206,7 +206,7 @@ def test_progress_from_many_threads(make):
     if console.is_terminal:
         assert "100%" in last
         assert "23.4 of 23.4 KiB" in last
-        assert re.search(r"megapixels/s +in 0\.\d s$", last)
+        assert re.search(r"megapixels/s +in \d+\.\d s$", last)
     else:
         assert last.startswith("write: ended after 0.")
         assert " of " not in last
@@ -227,7 +227,7 @@ def test_progress_fits_the_terminal(width):
         "50%" in line and " in 0." in line for line in (lines[-1], lines[0]) if "in 0" in line
     )
     assert ("megapixels/s" in lines[-1]) == (width == 80)
-    assert re.search(r"50% .* 1\.4 of 2\.8 GiB .* in 0\.\d s", lines[-1])
+    assert re.search(r"50% .* 1\.4 of 2\.8 GiB .* in \d+\.\d s", lines[-1])
     assert printed(console).count(f"{ESCAPE}[?25l") == printed(console).count(f"{ESCAPE}[?25h")
 
 
