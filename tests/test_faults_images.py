@@ -320,6 +320,8 @@ def test_a_writer_left_alone_makes_no_folder_again(tmp_path):
     shutil.rmtree(tmp_path / "s.zarr")
     with pytest.raises(FileNotFoundError):
         writer.write((0, 0), np.ones((8, 8), np.uint8))
+    with pytest.raises(FileNotFoundError):
+        _store.ArrayWriter(tmp_path / "s.zarr", "a")
     assert not list(tmp_path.iterdir())
 
 

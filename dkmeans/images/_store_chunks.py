@@ -15,7 +15,14 @@ from typing import Any
 @cache
 def store_type(local: Any) -> Any:
     """Return zarr's class of stores in a folder, changed so that chunks are written by `put`."""
-    return type("ChunkStore", (local,), {"set": _set})
+    return type("ChunkStore", (local,), {"set": _set, "_open": _open})
+
+
+async def _open(self: Any) -> None:
+    """Open the store as zarr does, but make no folder."""
+    if not self.root.is_dir():
+        raise FileNotFoundError(self.root)
+    self._is_open = True
 
 
 async def _set(self: Any, key: str, value: Any) -> None:
