@@ -208,7 +208,7 @@ def test_the_folder_to_wait_in_can_be_chosen(photo, tmp_path, spy):
     Image.fromarray(photo).save(tmp_path / "in.png")
     (tmp_path / "fast").mkdir()
     quantize(tmp_path / "in.png", tmp_path / "out.png", n_colors=3, staging=tmp_path / "fast")
-    [place] = {source.path for source, _ in spy.windows if isinstance(source, StagedSource)}
+    [place] = {source.file for source, _ in spy.windows if isinstance(source, StagedSource)}
     assert Path(place).is_relative_to(tmp_path / "fast")
     assert list((tmp_path / "fast").iterdir()) == []
     assert {path.name for path in tmp_path.iterdir()} == {"in.png", "out.png", "fast"}
