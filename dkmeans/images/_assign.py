@@ -20,7 +20,6 @@ from dkmeans._tiling import Window, split
 from dkmeans._validation import SourceError
 from dkmeans.images._notes import Journal, Noter
 from dkmeans.images._outputs import Entry, Labels, Output
-from dkmeans.images._staging import StagedSource
 from dkmeans.images._store import label_dtype
 
 _table_lock = threading.Lock()
@@ -122,8 +121,6 @@ class Assign:
                 return Written(tuple(entries), None, work.uses, work.error)
             nbytes = piece.output.write_whole(part, blocks, noter.add, noter.finished)
         noter.flush()
-        if isinstance(piece.source, StagedSource):
-            piece.source.remove()
         return Written((), nbytes, work.uses, work.error)
 
 

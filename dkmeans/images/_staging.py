@@ -79,10 +79,6 @@ class StagedSource:
                     )
                 yield rows[:, window.columns]
 
-    def remove(self) -> None:
-        """Delete the file; nothing happens if it is gone."""
-        Path(self.file).unlink(missing_ok=True)
-
 
 @contextmanager
 def staging_folder(wanted: str | Path | None, output: Path, scratch: Path) -> Iterator[Path]:
