@@ -35,9 +35,13 @@ def are_many(hashes: npt.NDArray[np.uint64], most: int) -> bool:
     return bool(n > expected + _SURELY * expected**0.5 + _SURELY)
 
 
-def join_equal(rows: Rows, weights: Float64) -> tuple[Rows, Float64]:
-    """Join equal rows and add their weights; return both in an order that is the rows' own."""
-    hashes = hashes_of(rows)
+def join_equal(
+    rows: Rows, weights: Float64, hashes: npt.NDArray[np.uint64]
+) -> tuple[Rows, Float64]:
+    """Join equal rows and add their weights; return both in an order that is the rows' own.
+
+    `hashes` are those of the rows.
+    """
     order = np.lexsort((weights, hashes))  # by weight too, so that their sum is always the same
     hashes, weights = hashes[order], weights[order]
     repeated = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1

@@ -72,14 +72,16 @@ def _join(parts: Sequence[tuple[Rows, Float64] | None], limit: int) -> tuple[Row
 
 def _distinct(rows: Rows, counts: Float64, limit: int) -> tuple[Rows, Float64] | None:
     """Return the distinct ones of some rows, unless they are too many."""
-    head = rows[: limit + limit // 2]  # often tells already
-    if len(head) < len(rows) and are_many(hashes_of(head), limit):
-        return None
-    hashes = hashes_of(rows)
+    n = limit + limit // 2  # so many often tell already
+    hashes = hashes_of(rows[:n])
     if are_many(hashes, limit):
         return None
+    if len(rows) > n:
+        hashes = np.concatenate([hashes, hashes_of(rows[n:])])
+        if are_many(hashes, limit):
+            return None
     if any_equal(hashes):
-        rows, counts = join_equal(rows, counts)
+        rows, counts = join_equal(rows, counts, hashes)
     return (rows, counts) if len(rows) <= limit else None
 
 
@@ -294,7 +296,9 @@ class RowSummary:
         self.is_as_given = self._hashes is not None and not any_equal(self._hashes)
         self.rows, self.weights = rows, weights
         if not self.is_as_given:
-            self.rows, self.weights = join_equal(rows, np.ones(n) if weights is None else weights)
+            hashes = hashes_of(rows) if self._hashes is None else self._hashes
+            counts = np.ones(n) if weights is None else weights
+            self.rows, self.weights = join_equal(rows, counts, hashes)
         if self.weights is not None and (self.weights == 1).all():
             self.weights = None
         n = len(self.rows)
