@@ -1,12 +1,19 @@
 """What several test modules share."""
 
+import os
+import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import dask
 import pytest
 from hypothesis import HealthCheck, settings
 from sklearn.datasets import load_sample_images
+
+from dkmeans import _stores
+from dkmeans._validation import OutputError
 
 # How long an example takes says nothing: kernels compile at their first call, machines are busy.
 settings.register_profile("dkmeans", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,6 +29,40 @@ def photos():
     for image in images.values():
         image.flags.writeable = False
     return images
+
+
+@contextmanager
+def small_disk(where, size):
+    """Mount a disk of a size at a new folder; skip the test where that is not allowed."""
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(where)]
+    if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", str(where)], check=True)  # noqa: S607 - where it is differs
+
+
+def create_at_once(place):
+    """Create a place from eight threads; one succeeds, and what it wrote is there."""
+    done = []
+
+    def create(i):
+        try:
+            _stores.write(place, bytes([i]) * 1000, replace=False)
+        except OutputError as error:
+            assert "exists already" in str(error)  # noqa: PT017 - raised in a thread
+        else:
+            done.append(i)
+
+    threads = [threading.Thread(target=create, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 1
+    assert _stores.read(place) == bytes(done) * 1000
 
 
 def local_cluster(**options):

@@ -10,6 +10,7 @@ import dask
 import numpy as np
 import pytest
 import tifffile
+from conftest import small_disk
 from PIL import Image
 
 from dkmeans._palette import Palette
@@ -35,13 +36,8 @@ def noise(tmp_path):
 @pytest.fixture
 def disk(tmp_path):
     """Mount a small disk, of a size that can be changed."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(where)]
-    if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("no disk can be mounted here")
-    yield where
-    subprocess.run(["umount", str(where)], check=True)  # noqa: S607 - where it is differs
+    with small_disk(tmp_path / "disk", "64m") as where:
+        yield where
 
 
 def resize(disk, size):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import small_disk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
@@ -265,13 +266,8 @@ def test_a_write_that_fails_leaves_the_old_file(failing, path, monkeypatch):
 @pytest.fixture
 def full_disk(tmp_path):
     """Mount a disk of 32 kB."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(where)]
-    if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("no disk can be mounted here")
-    yield where
-    subprocess.run(["umount", str(where)], check=True)  # noqa: S607 - where it is differs
+    with small_disk(tmp_path / "disk", "32k") as where:
+        yield where
 
 
 def test_a_full_disk_leaves_the_old_file(full_disk):

@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import create_at_once
 from s3_proxy import Trouble
 
 import dkmeans
@@ -31,23 +32,7 @@ def test_what_is_written_is_read(s3):
 
 
 def test_of_several_who_create_at_once_one_succeeds(s3):
-    place, done = f"{s3}/a", []
-
-    def create(i):
-        try:
-            _stores.write(place, bytes([i]) * 1000, replace=False)
-        except OutputError as error:
-            assert "exists already" in str(error)  # noqa: PT017 - raised in a thread
-        else:
-            done.append(i)
-
-    threads = [threading.Thread(target=create, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(done) == 1
-    assert _stores.read(place) == bytes(done) * 1000
+    create_at_once(f"{s3}/a")
 
 
 def test_an_object_is_read_like_a_file(s3):

@@ -1,12 +1,12 @@
 """Places: what is written is there whole, or not at all."""
 
-import threading
 from pathlib import Path
 
 import pytest
+from conftest import create_at_once
 
 from dkmeans import _stores
-from dkmeans._validation import OutputError, SourceError
+from dkmeans._validation import SourceError
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -23,23 +23,7 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_of_several_who_create_at_once_one_succeeds(tmp_path):
-    place, done = tmp_path / "a", []
-
-    def create(i):
-        try:
-            _stores.write(place, bytes([i]) * 1000, replace=False)
-        except OutputError as error:
-            assert "exists already" in str(error)  # noqa: PT017 - raised in a thread
-        else:
-            done.append(i)
-
-    threads = [threading.Thread(target=create, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(done) == 1
-    assert _stores.read(place) == bytes(done) * 1000
+    create_at_once(tmp_path / "a")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
