@@ -105,20 +105,16 @@ def _plan(  # noqa: PLR0917 - what a plan is made of
     staging: int,
     seconds: tuple[float, float] | None,
 ) -> Plan:
-    return Plan(
-        job,
-        len(usable),
-        sum(source.shape[0] * source.shape[1] for source in usable.values()),
-        passes,
-        bytes_written,
-        staging,
-        room.n_workers,
-        room.n_threads,
-        room.needed(needs),
-        room.needed_by_client(needs),
-        room.limit,
-        room.holds(needs),
-        seconds,
+    return Plan.of(
+        needs,
+        room,
+        job=job,
+        n_sources=len(usable),
+        n_rows=sum(source.shape[0] * source.shape[1] for source in usable.values()),
+        passes=passes,
+        bytes_written=bytes_written,
+        staging=staging,
+        seconds=seconds,
     )
 
 

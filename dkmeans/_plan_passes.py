@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from dkmeans._needs import Needs, Room
 from dkmeans._passes import Piece
 
 
@@ -81,6 +83,19 @@ class Plan:
     memory_limit: int | None
     fits: bool
     seconds: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, needs: Needs, room: Room, **told: Any) -> "Plan":
+        """Return the plan of a job that needs so much of a room; `told` are all else."""
+        return cls(
+            n_workers=room.n_workers,
+            n_threads=room.n_threads,
+            memory_worker=room.needed(needs),
+            memory_client=room.needed_by_client(needs),
+            memory_limit=room.limit,
+            fits=room.holds(needs),
+            **told,
+        )
 
     @property
     def n_passes(self) -> tuple[int, int]:

@@ -71,20 +71,16 @@ def _told(  # noqa: PLR0917 - what a plan is made of
     bytes_written: int,
     seconds: tuple[float, float] | None,
 ) -> Plan:
-    return Plan(
-        job,
-        len(rows.pieces),
-        rows.n_rows,
-        passes,
-        bytes_written,
-        0,
-        room.n_workers,
-        room.n_threads,
-        room.needed(needs),
-        room.needed_by_client(needs),
-        room.limit,
-        room.holds(needs),
-        seconds,
+    return Plan.of(
+        needs,
+        room,
+        job=job,
+        n_sources=len(rows.pieces),
+        n_rows=rows.n_rows,
+        passes=passes,
+        bytes_written=bytes_written,
+        staging=0,
+        seconds=seconds,
     )
 
 
