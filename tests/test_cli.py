@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import click
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from dkmeans import _cli, _report, images
 from dkmeans._palette import Palette
@@ -352,6 +353,22 @@ def test_help_is_light():
     assert "--colors" in text
     heavy = {"numba", "dask", "distributed", "rasterio", "zarr", "sklearn", "numpy", "PIL", "rich"}
     assert heavy.isdisjoint(modules.split())
+
+
+def test_kernels_that_were_compiled_are_loaded_without_the_compiler(tmp_path):
+    Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / "in.png")
+    code = (
+        "import sys; from dkmeans._cli import main\n"
+        "sys.argv = ['dkmeans', 'quantize', 'in.png', 'out.png', '--quiet', '--overwrite']\n"
+        "try: main()\n"
+        "finally: print(*sys.modules)\n"
+    )
+    for _ in range(2):  # the first may have to compile them
+        program = [sys.executable, "-c", code]
+        ended = subprocess.run(program, capture_output=True, text=True, check=True, cwd=tmp_path)
+    modules = set(ended.stdout.split())
+    assert "dkmeans._kernels.octree" in modules
+    assert {"numba.np.arraymath", "scipy.linalg"}.isdisjoint(modules)
 
 
 # Documentation

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numba
 from numba.core import cgutils
 from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 from numba.extending import intrinsic as _intrinsic
 
 _P = ParamSpec("_P")
@@ -84,6 +85,11 @@ def _compile(function: Callable[_P, _R], **options: Any) -> Callable[_P, _R]:
 class _Cache(FunctionCache):  # type: ignore[misc]  # numba is Any to the type checker
     """Compiled code on disk. What cannot be kept there, or read again, is compiled again.
 
+    Before numba loads code, it imports all that it can compile, SciPy's linear algebra with it:
+    that takes longer than a small picture. Code once compiled needs only numba's memory management
+    and the modules that it was made of. So kernels write sums and maxima out, and have no need of
+    `numba.np.arraymath`, which imports SciPy.
+
     Numba chooses the folder when the module is imported, and fails if it cannot write to it later:
     a full disk, other rights, a folder that is gone.
     """
@@ -94,7 +100,8 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba is Any to the type c
         """Return the compiled code, or None; the first time in a process, that is logged."""
         found = None
         with suppress(OSError):
-            found = super().load_overload(sig, target_context)
+            rtsys.initialize(target_context)
+            found = self._load_overload(sig, target_context)
         if found is None and not _Cache._told:
             _Cache._told = True
             _LOG.info("compiling kernels, once")

@@ -79,7 +79,9 @@ def potentials(
                 share += weights[tile, lane] * closest[tile, lane]
             shares[tile] = share
     for t in range(n_candidates):
-        totals[t] = sums[t].sum()
+        totals[t] = 0
+        for lane in range(LANES):
+            totals[t] += sums[t, lane]
 
 
 @kernel

@@ -256,7 +256,10 @@ def assign(
 @inline
 def reach_of(offsets: Float64, halves: Floats) -> Any:
     """Return the largest |c|, from half of its square."""
-    return np.sqrt(2 * halves[: offsets.shape[0]].max())
+    largest = halves[0]
+    for c in range(1, offsets.shape[0]):
+        largest = max(largest, halves[c])
+    return np.sqrt(2 * largest)
 
 
 @inline
