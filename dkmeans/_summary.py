@@ -17,7 +17,7 @@ from dkmeans import _passes
 from dkmeans._kernels import colours as kernels
 from dkmeans._kernels import octree
 from dkmeans._kernels import points as point_kernels
-from dkmeans._summary_octree import NODE_BYTES, PARTS, SMALL, Octree
+from dkmeans._summary_octree import NODE_BYTES, Octree, parts_of
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -198,8 +198,7 @@ def words(block: UInt8) -> UInt32 | None:
     one_by_one = block.strides[1:] == (bands, 1)
     if bands != 3 or not one_by_one or width % 4 or block.strides[0] % 4 or block.ctypes.data % 4:  # noqa: PLR2004 - bytes
         return None
-    rows = np.lib.stride_tricks.as_strided(block, (height, 3 * width), (block.strides[0], 1))
-    return rows.view("<u4")
+    return block.reshape(height, 3 * width).view("<u4")
 
 
 @dataclass(frozen=True)
@@ -286,17 +285,19 @@ class ColourSummary:
         """Return the sum of squared distances behind `totals`, exact but for one rounding.
 
         For points x with weights w in the cluster of centre c, the sum of w |x - c|^2 is the sum
-        of w |x|^2 less 2 c . (sum of w x) plus |c|^2 (sum of w): all integers but c, and fractions
-        hold c without rounding. Nothing cancels, however large the data.
+        of w |x|^2 less 2 c . (sum of w x) plus |c|^2 (sum of w): all integers but c, which is an
+        integer over a power of two. Nothing cancels, however large the data.
         """
-        result = Fraction(sum(self.squares))
-        for center, weight, sums in zip(
-            centers.tolist(), totals.weights.tolist(), totals.sums.tolist(), strict=True
-        ):
-            for value, total in zip(center, sums, strict=True):
-                exact = Fraction(value)
-                result += exact * (exact * weight - 2 * total)
-        return float(result)
+        # Over the greatest denominator, a power of two as all are: fractions would reduce each sum.
+        ratios = [value.as_integer_ratio() for value in centers.ravel().tolist()]
+        scale = max(below for _, below in ratios)
+        scaled = iter([above * (scale // below) for above, below in ratios])
+        result = sum(self.squares) * scale * scale
+        for weight, sums in zip(totals.weights.tolist(), totals.sums.tolist(), strict=True):
+            for total in sums:
+                value = next(scaled)
+                result += value * (value * weight - 2 * total * scale)
+        return result / (scale * scale)
 
     def colours(self) -> UInt8:
         """Return the distinct colours, (n, bands) uint8, in the order of `codes`."""
@@ -345,8 +346,7 @@ class ColourSummary:
             )
             return totals
 
-        n_parts = PARTS if self.n_points_at(depth) > SMALL else 1
-        parts = _passes.in_threads(part, tree.split(n_parts))
+        parts = _passes.in_threads(part, tree.split(parts_of(self.n_points_at(depth))))
         weights = np.sum([part.weights for part in parts], axis=0)
         sums = np.sum([part.sums for part in parts], axis=0)
         return Totals(weights, sums[:, : self.bands])

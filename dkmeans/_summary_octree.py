@@ -8,14 +8,14 @@ import numpy.typing as npt
 
 from dkmeans import _passes
 from dkmeans._kernels import octree
+from dkmeans._passes_schedulers import n_local_workers
 
 Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
 Ints = npt.NDArray[np.integer[Any]]
 
 NODE_BYTES = 60  # of all levels, for each node of the lowest: number, bounds, weight and sums
-PARTS = 8  # of the work on one summary, for threads
-SMALL = 100_000  # colours; below this, threads cost more than they save
+_SMALL = 100_000  # points; below this, threads cost more than they save
 
 
 class Octree:
@@ -30,7 +30,7 @@ class Octree:
             octree.total_colours(prefixes[nodes], cubes[nodes], weights[nodes], sums[nodes], values)
             return values
 
-        n_parts = PARTS if cubes.size > SMALL else 1
+        n_parts = parts_of(cubes.size)
         cuts = np.linspace(0, weights.size, n_parts + 1, dtype=int)
         parts = [slice(a, b) for a, b in itertools.pairwise(cuts.tolist())]
         self.values = np.sum(_passes.in_threads(part, parts), axis=0)
@@ -69,6 +69,14 @@ class Octree:
         cuts = np.searchsorted(last, np.linspace(0, last[-1], n + 1)[1:-1]) + 1
         bounds = np.unique([0, *cuts, self._offsets[1]])
         return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
+
+
+def parts_of(n_points: int) -> int:
+    """Return into how many parts to cut the work on so many points: one for each thread.
+
+    More would even out the times of threads, and cost more than that saves.
+    """
+    return n_local_workers() if n_points > _SMALL else 1
 
 
 def _group(keys: UInt32, shift: int) -> tuple[UInt32, Int64]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from dkmeans import _lloyd, _summary
+from dkmeans import _lloyd, _summary_octree
 from dkmeans._lloyd import solve
 from dkmeans._summary import ColourCounts, ColourSummary
 
@@ -212,7 +212,7 @@ def test_the_same_seed_gives_the_same_bits_on_any_scheduler(rgb, n_init, monkeyp
     _, summary = rgb
     solutions = []
     for name, small in [("synchronous", 10**9), ("threads", 10**9), ("threads", 0)]:
-        monkeypatch.setattr(_summary, "SMALL", small)  # 0: each step in parts as well
+        monkeypatch.setattr(_summary_octree, "_SMALL", small)  # 0: each step in parts as well
         with dask.config.set(scheduler=name, num_workers=2):
             solutions.append(solve(summary, 20, n_init=n_init, max_iter=10, seed=7))
     assert_same_bits(solutions[1], solutions[0])

@@ -6,12 +6,13 @@ from functools import reduce
 from itertools import pairwise
 from types import SimpleNamespace
 
+import dask
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dkmeans import _summary, _summary_equal
+from dkmeans import _summary_equal, _summary_octree
 from dkmeans._summary import ColourCounts, ColourSummary, planes, words
 from dkmeans._tiling import grid
 
@@ -248,8 +249,9 @@ def test_assign_adds_each_point_to_its_nearest_center(summary, k, depth):
 def test_assign_gives_the_same_bits_in_parts(summary, monkeypatch):
     centers = np.random.default_rng(0).uniform(0, 255, (20, summary.bands))
     whole = summary.assign(centers, 8)
-    monkeypatch.setattr(_summary, "SMALL", 0)
-    parts = summary.assign(centers, 8)
+    monkeypatch.setattr(_summary_octree, "_SMALL", 0)
+    with dask.config.set(scheduler="threads", num_workers=8):
+        parts = summary.assign(centers, 8)
     np.testing.assert_array_equal(parts.weights, whole.weights)
     np.testing.assert_array_equal(parts.sums, whole.sums)
 

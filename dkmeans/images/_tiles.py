@@ -117,12 +117,13 @@ class TiledTiff:
         window: Window,
         pixels: UInt8,
     ) -> UInt8:
+        if len(parts) == 1:
+            tile, index, offset, size = parts[0]
+            self._decode(stretches, offset, size, pixels, where=f"tile {index}")
+            return pixels[window.within(tile)]
         block = np.empty((window.height, window.width, self.shape[2]), np.uint8)
         for tile, index, offset, size in parts:
             self._decode(stretches, offset, size, pixels, where=f"tile {index}")
-            if len(parts) == 1:
-                y, x = window.y - tile.y, window.x - tile.x
-                return pixels[y : y + window.height, x : x + window.width]
             common = tile.common(window)
             block[common.within(window)] = pixels[common.within(tile)]
         return block
