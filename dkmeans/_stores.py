@@ -40,6 +40,44 @@ def is_url(place: Place) -> bool:
     return isinstance(place, str) and _URL.match(place) is not None
 
 
+def below(place: Place, name: str) -> Place:
+    """Return the place of a name below a place, or the place itself if the name is empty.
+
+    Examples
+    --------
+    >>> below("s3://bucket/folder", "a/b"), below("s3://bucket", "")
+    ('s3://bucket/folder/a/b', 's3://bucket')
+    """
+    return f"{place}/{name}".rstrip("/") if is_url(place) else Path(place, name)
+
+
+def names(place: Place) -> set[str]:
+    """Return the names of the files, folders and objects directly below a place.
+
+    Raises
+    ------
+    SourceError
+        If that cannot be told of objects.
+    OSError
+        If there is no such folder.
+    """
+    if is_url(place):
+        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
+
+        found = objects.listing(str(place))
+        return {*found.objects, *found.folders}
+    return set(os.listdir(place))  # noqa: PTH208 - names are wanted
+
+
+def size_below(place: Place) -> int:
+    """Return the size in bytes of all files or objects below a place."""
+    if is_url(place):
+        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
+
+        return objects.size_below(str(place))
+    return sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
+
+
 def read(place: Place, most: int | None = None) -> bytes:
     """Return the bytes at a place, and no more than `most` of them.
 

@@ -9,7 +9,7 @@ tried again for as long as ``DKMEANS_RETRY_SECONDS`` says.
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -247,10 +247,12 @@ def upload(url: str, chunks: Iterable[bytes], size: int) -> None:
             raise
 
 
-def remove_below(url: str) -> None:
-    """Remove all objects below a URL."""
+def remove_below(url: str, keep: Collection[str] = ()) -> None:
+    """Remove all objects below a URL, but for those of the names to keep."""
     bucket, prefix = place(url)
-    names = sorted(names_below(url))  # before anything is removed: pages would shift
+    names = sorted(
+        names_below(url).difference(keep)
+    )  # before anything is removed: pages would shift
     with explained(_obstore().exceptions, url, OutputError, "removed"):
         for start in range(0, len(names), _PAGE):
             keys = [f"{prefix}/{name}".lstrip("/") for name in names[start : start + _PAGE]]

@@ -107,8 +107,6 @@ def test_what_exists_is_replaced_only_if_asked_for(sources, s3):
         with pytest.raises(OutputError, match=f"^{s3}/{name}.*: exists already; choose another"):
             dkmeans.quantize(picture, f"{s3}/{name}", n_colors=8)
         dkmeans.quantize(picture, f"{s3}/{name}", n_colors=8, overwrite=True)
-        with pytest.raises(InvalidArgumentError, match="resume is not yet supported"):
-            dkmeans.quantize(picture, f"{s3}/x{name}", resume=True)
     dkmeans.ingest(picture, f"{s3}/s.zarr")
     with pytest.raises(OutputError, match=f"^{s3}/s.zarr: exists already"):
         dkmeans.ingest(picture, f"{s3}/s.zarr")
@@ -177,7 +175,7 @@ def test_what_a_killed_job_left_is_swept(sources, s3, tmp_path, monkeypatch, nam
     nothing_else(s3, name)
 
 
-def test_a_job_that_fails_leaves_nothing(sources, s3, proxy, monkeypatch):
+def test_a_job_that_fails_leaves_nothing_that_looks_finished(sources, s3, proxy, monkeypatch):
     monkeypatch.setenv("DKMEANS_RETRY_SECONDS", "0.2")
     chunk = "/c/0/0 "
     for name, part in (("o.zarr", chunk), ("s.zarr", "/c/0/0 "), ("o.png", "/o.png ")):
@@ -187,7 +185,12 @@ def test_a_job_that_fails_leaves_nothing(sources, s3, proxy, monkeypatch):
             job(sources / "a.png", f"{s3}/{name}")
         assert proxy.befallen
         proxy.trouble = []
-        nothing_else(s3)
+        left = _stores_objects.names_below(s3)
+        assert f".{name}.dkmeans/job.json" in left or name == "s.zarr"  # of which nothing was done
+        assert not {name, f"{name}/zarr.json"} & left
+        job(sources / "a.png", f"{s3}/{name}")
+        assert {name.split("/")[0] for name in _stores_objects.names_below(s3)} == {name}
+        _stores_objects.remove_below(s3)
 
 
 def test_troubles_that_pass(sources, s3, proxy, tmp_path):

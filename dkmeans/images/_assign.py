@@ -6,7 +6,6 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from dkmeans._passes import Partition, Piece, Ticker
 from dkmeans._summary import planes, words
 from dkmeans._tiling import Window, split
 from dkmeans._validation import SourceError
-from dkmeans.images._notes import Journal, Noter
+from dkmeans.images._notes import Journal, NoteFile, Noter
 from dkmeans.images._outputs import Entry, Labels, Output
 from dkmeans.images._store import label_dtype
 
@@ -108,7 +107,7 @@ class Assign:
                 result.failures[piece.index] = str(error)
         return result
 
-    def _write(self, piece: OutputPiece, tick: Ticker, notes: Path) -> Written:
+    def _write(self, piece: OutputPiece, tick: Ticker, notes: NoteFile) -> Written:
         work = _Labelling(piece, self.palette, self.measure, tick)
         noter = Noter(notes, piece.index, work.measured)
         first = piece.windows[0]

@@ -1,36 +1,43 @@
 """Where a job writes in S3: what the output's URL means, what is refused, its workspace.
 
 The workspace of ``s3://b/photo.png`` is ``s3://b/.photo.png.dkmeans``; that of a folder lies in the
-folder. It holds the lock, and the parts of files. Nothing can be renamed in S3: files are joined
-to their names, and the chunks of Zarr lie where they belong from the start, without metadata.
+folder. It holds the lock, what tells of the job, and the parts of files. Nothing can be renamed in
+S3: files are joined to their names, and the chunks of Zarr lie where they belong from the start,
+without metadata.
 """
 
-import fnmatch
-import glob
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import PurePosixPath
 from typing import Any
 
-from dkmeans import _stores
 from dkmeans import _stores_objects as objects
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
 from dkmeans._stores_locks import Lock, held
-from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
-from dkmeans.images import _destination, _store
-from dkmeans.images._destination import SUFFIXES, Destination, as_path, max_colors, name_files
-from dkmeans.images._manifest import Job
-from dkmeans.images._notes import Journal
+from dkmeans._validation import InvalidArgumentError, OutputError
+from dkmeans.images import _store
+from dkmeans.images._destination import (
+    SUFFIXES,
+    finished,
+    labels_of,
+    max_colors,
+    name_files,
+    nothing_more,
+    refuse_unasked,
+)
+from dkmeans.images._manifest import JOB, Job, begin
 from dkmeans.images._outputs import Output
-from dkmeans.images._outputs_objects import PngObject, TiffObject, ZarrObjects
+from dkmeans.images._outputs_objects import PngObject, TiffObject
 from dkmeans.images._png import Compression
+from dkmeans.images._site import Site
 from dkmeans.images._sources import Found
-from dkmeans.images._workspace import LOCK
+from dkmeans.images._workspace import LOCK, used
 
-_CHUNKS = "chunks"
+_CHUNKS = "chunks"  # tells that chunks without metadata are ours
+
+_log = logging.getLogger("dkmeans")
 
 
 class BucketSpace:
@@ -38,58 +45,50 @@ class BucketSpace:
 
     Attributes
     ----------
-    url
-        Of the workspace.
-    scratch
-        A folder of this machine, for what is small.
+    path
+        Its URL.
+    is_kept, can_resume
+        As in `Workspace`.
     """
 
-    def __init__(self, url: str, output: str, lock: Lock, scratch: Path, kind: str) -> None:
-        self.url = url
-        self.scratch = scratch
-        self._output = output
+    def __init__(self, url: str, lock: Lock, kind: str) -> None:
+        self.path = url
+        self.is_kept: Callable[[], bool] = lambda: False
+        self.can_resume = False
         self._lock = lock
         self._kind = kind
-        self._chunks = f"{url}/{_CHUNKS}"  # tells that chunks without metadata are ours
-        self._has_chunks = False
 
-    def begin_anew(self, *, overwrite: bool) -> None:
-        """Remove what an interrupted job has left, and a store that is to be replaced.
+    def begin_anew(self, output: str) -> None:
+        """Remove what an interrupted job has left, and say so."""
+        if objects.names_below(self.path) - {LOCK}:
+            self.sweep(output)
+            _log.warning("%s: what an interrupted job had left is removed.", output)
 
-        Raises
-        ------
-        OutputError
-            If something lies where chunks would, and is none of ours.
-        """
-        self.sweep()
-        if self._kind != "zarr":
-            return
-        refuse_store(self._output, overwrite=overwrite)
-        objects.write(self._chunks, b"", replace=True)
-        self._has_chunks = True
-        objects.remove_below(self._output)
+    def make_run(self, name: str) -> None:
+        """Do nothing: there are no folders."""
 
-    def publish(self, documents: Mapping[str, bytes]) -> None:
+    def has_run(self, name: str) -> bool:  # noqa: ARG002 - a `Space`'s
+        """Return True: there are no folders."""
+        return True
+
+    def publish(self, output: str, documents: Mapping[str, bytes]) -> None:
         """Put the metadata of a store whose chunks are all there, those of the whole last."""
         self._lock.check()
         for name, data in documents.items():
-            url = f"{self._output}/{name}"
+            url = f"{output}/{name}"
             if objects.create(url, data) is None and objects.read(url) != data:
                 raise OutputError(f"{url}: exists already, though this job had not written it.")
-        self._has_chunks = False
 
-    def sweep(self) -> None:
-        """Remove parts, but not what tells that chunks lie elsewhere."""
-        for name in objects.names_below(self.url) - {LOCK, _CHUNKS}:
-            objects.remove(f"{self.url}/{name}")
-
-    def leave(self) -> None:
-        """Remove all that is not finished; what cannot be removed the next job will see to."""
-        with suppress(OutputError, SourceError):
-            self.sweep()
-            if self._has_chunks:
-                objects.remove_below(self._output)
-            objects.remove(self._chunks)
+    def sweep(self, output: str) -> None:
+        """Remove all but the lock, and the chunks of a store that has no metadata."""
+        # First what tells of a job: whoever is killed from here on leaves nothing to go on with.
+        objects.remove(f"{self.path}/{JOB}")
+        objects.remove_below(self.path, keep=(LOCK, _CHUNKS))
+        chunks = f"{self.path}/{_CHUNKS}"
+        if self._kind == "zarr" and objects.exists(chunks):
+            if not _store.is_marked(objects.listing(output).objects):
+                objects.remove_below(output)
+            objects.remove(chunks)
 
 
 def _workspace(output: str, kind: str) -> str:
@@ -107,12 +106,8 @@ def opened(output: str, kind: str) -> Iterator[BucketSpace]:
         If another job has it, or it cannot be written.
     """
     url = _workspace(output, kind)
-    with held(f"{url}/{LOCK}", output) as (lock, _), tempfile.TemporaryDirectory() as scratch:
-        space = BucketSpace(url, output, lock, Path(scratch), kind)
-        try:
-            yield space
-        finally:
-            space.leave()
+    with held(f"{url}/{LOCK}", output) as (lock, _):
+        yield from used(BucketSpace(url, lock, kind), output)
 
 
 class Bucket:
@@ -136,10 +131,7 @@ class Bucket:
         self.files = {
             i: f"{self.path}/{name}" if name.name else self.path for i, name in names.items()
         }
-        self._documents: dict[str, bytes] = {}
-        self._overwrite, self._scratch = False, ""
-
-    is_local = False
+        self._drawn: _store.Blueprint | None = None
 
     @property
     def max_colors(self) -> int:
@@ -149,24 +141,35 @@ class Bucket:
     def refuse_existing(
         self, found: Sequence[Found], *, overwrite: bool, resumed: Job | None = None
     ) -> None:
-        """Refuse to replace what exists, unless that was asked for."""
-        del resumed  # not yet supported
-        if self.kind == "folder":
-            there = objects.names_below(self.path)
-            existing = sorted(f for i, f in self.files.items() if str(self._names[i]) in there)
-        elif self.kind == "zarr":
-            refuse_store(self.path, overwrite=overwrite)
-            existing = []
-        else:
-            existing = [self.path] if objects.find(self.path) else []
-        if existing and not overwrite:
-            raise OutputError(f"{existing[0]}: exists already; choose another name, or overwrite.")
+        """Refuse to replace what exists, unless that was asked for; as `Destination` does."""
+        wanted = set(self.files.values()) if self.kind == "folder" else {self.path}
+        own = finished(self, resumed) if resumed else set()
+        existing = sorted(self._existing() - own)
+        refuse_unasked(self.path, existing, len(wanted), overwrite=overwrite, resumed=resumed)
         sources = {image.path for image in found}
         for file in existing:
             if file in sources:
                 raise OutputError(f"{file}: is also a source; choose another place.")
 
-    def opened(self) -> Any:
+    def _existing(self) -> set[str]:
+        """Return the objects of the output that are there, or the store."""
+        if self.kind == "folder":
+            there = objects.names_below(self.path)
+            return {file for i, file in self.files.items() if str(self._names[i]) in there}
+        if self.kind != "zarr":
+            return {self.path} if objects.find(self.path) else set()
+        listing = objects.listing(self.path)
+        if _store.is_marked(listing.objects):
+            return {self.path}
+        is_there = listing.objects or listing.folders or objects.find(self.path)
+        # Chunks without metadata may be those of a job that was interrupted.
+        if is_there and not objects.exists(f"{_workspace(self.path, self.kind)}/{_CHUNKS}"):
+            raise OutputError(
+                f"{self.path}: is no Zarr store, and is never overwritten; remove it."
+            )
+        return set()
+
+    def opened(self) -> AbstractContextManager[BucketSpace]:
         """Enter the workspace."""
         return opened(self.path, self.kind)
 
@@ -179,14 +182,15 @@ class Bucket:
         resume: bool,
         overwrite: bool,
     ) -> Job:
-        """Begin a job."""
-        del options, found
-        self._overwrite, self._scratch = overwrite, space.url
-        return begin(space, self.path, resume=resume, overwrite=overwrite)
+        """Begin a job, or go on with the one that was interrupted."""
+        return begin(space, self.path, options, found, resume=resume, overwrite=overwrite)
 
-    def published(self, job: Job) -> None:
-        """Return None: no job is gone on with."""
-        del job
+    def published(self, job: Job) -> dict[int, str] | None:
+        """Return the failures of a Zarr output whose metadata were about to be put, or None."""
+        return job.publication() if self.kind == "zarr" else None
+
+    def room(self, job: Job) -> None:
+        """Return None: there is no disk."""
 
     def outputs(
         self,
@@ -196,72 +200,59 @@ class Bucket:
         compression: Compression,
     ) -> dict[int, Output]:
         """Return what takes the labels of each source."""
-        del job
+        if self.kind == "zarr":
+            return labels_of(self.lay_out, self._array, job, sources, palette)
         result: dict[int, Output] = {}
-        if self.kind != "zarr":
-            form = TiffObject if self.kind == "tiff" else PngObject
-            for index, source in sources.items():
-                height, width, _ = source.shape
-                places = self.files[index], self._scratch
-                result[index] = form(*places, height, width, palette, compression, self._overwrite)
-            return result
-        drawn = _store.Blueprint()
+        form = TiffObject if self.kind == "tiff" else PngObject
         for index, source in sources.items():
             height, width, _ = source.shape
-            _store.create_labels(drawn, self._array(index), (height, width), palette)
-        self._documents = drawn.documents()
-        for index, source in sources.items():
-            array = self._array(index)
-            document = self._documents[f"{array}/zarr.json".lstrip("/")]
-            result[index] = ZarrObjects(self.path, array, source.shape[1], document)
+            places = self.files[index], str(job.folder)
+            result[index] = form(*places, height, width, palette, compression, job.overwrite)
         return result
 
-    def finish(self, space: BucketSpace, job: Job, failed: Mapping[int, str]) -> None:
-        """Put the metadata of a Zarr output, without the arrays of sources that failed."""
-        del job
-        if self.kind != "zarr":
+    def lay_out(self, job: Job, draw: Callable[[_store.Root], None]) -> Site:
+        """Return the store under construction; what was there is removed when that begins."""
+        drawn = _store.Blueprint()
+        draw(drawn)
+        if not job.is_laid_out:
+            _clear(self.path)
+            job.laid_out()
+        self._drawn = drawn
+        return Site(self.path, drawn)
+
+    def finish(
+        self,
+        space: BucketSpace,
+        job: Job,
+        failed: Mapping[int, str],
+        arrays: Sequence[str] = (),
+        complete: Callable[[_store.Root], None] = nothing_more,
+    ) -> None:
+        """Put the metadata of a Zarr output, without the arrays of sources that failed.
+
+        `arrays` are some that are to go too; `complete` adds the last of the metadata.
+        """
+        if self._drawn is None:  # files have their names already
             return
-        arrays = [self._array(index) for index in failed if index in self.files]
-        discard(self.path, arrays, self._documents)
-        space.publish(self._documents)
+        complete(self._drawn)
+        documents = self._drawn.documents()
+        for array in filter(None, [*arrays, *(self._array(i) for i in failed if i in self.files)]):
+            objects.remove_below(f"{self.path}/{array}")
+            for name in [name for name in documents if name.startswith(f"{array}/")]:
+                del documents[name]
+        job.publishing(failed)
+        space.publish(self.path, documents)
 
     def _array(self, index: int) -> str:
         return self._names[index].as_posix() if self._names[index].name else ""
 
 
-def discard(store: str, arrays: Sequence[str], documents: dict[str, bytes]) -> None:
-    """Remove what is there of arrays of a store, and their metadata."""
-    for array in filter(None, arrays):
-        objects.remove_below(f"{store}/{array}")
-        for name in [name for name in documents if name.startswith(f"{array}/")]:
-            del documents[name]
-
-
-class _NoJournal(Journal):
-    """Notes nothing: no job is gone on with."""
-
-    def file(self) -> Path:
-        """Return a file that forgets."""
-        return Path(os.devnull)
-
-
-def begin(space: BucketSpace, output: str, *, resume: bool, overwrite: bool) -> Job:
-    """Begin a job in a workspace.
-
-    Raises
-    ------
-    InvalidArgumentError
-        If an interrupted one is to be gone on with.
-    """
-    if resume:
-        raise InvalidArgumentError(
-            f"resume is not yet supported for outputs in S3 ({output}); run without it to start "
-            "over."
-        )
-    space.begin_anew(overwrite=overwrite)
-    job = Job(space.scratch, is_resumed=False, overwrite=overwrite)
-    job.journal = _NoJournal("")
-    return job
+def _clear(output: str) -> None:
+    """Remove what is there of a store, so that chunks can come; its metadata first."""
+    objects.write(f"{_workspace(output, 'zarr')}/{_CHUNKS}", b"", replace=True)
+    for name in _store.MARKERS:
+        objects.remove(f"{output}/{name}")
+    objects.remove_below(output)
 
 
 def place_of(output: str) -> tuple[str, str]:
@@ -282,55 +273,3 @@ def place_of(output: str) -> tuple[str, str]:
             "a folder, with / at its end."
         )
     return f"s3://{bucket}/{key}".rstrip("/"), kind
-
-
-def refuse_store(url: str, *, overwrite: bool) -> None:
-    """Do as `refuse_existing_store`, before the workspace is entered: ours may have been left."""
-    if objects.find(f"{_workspace(url, 'zarr')}/{_CHUNKS}") is None or _store.is_marked(
-        objects.listing(url).objects
-    ):
-        refuse_existing_store(url, overwrite=overwrite)
-
-
-def refuse_existing_store(url: str, *, overwrite: bool) -> None:
-    """Refuse to replace a store in S3 unless that was asked for, and anything else at all.
-
-    Raises
-    ------
-    OutputError
-        If so.
-    """
-    listing = objects.listing(url)
-    if _store.is_marked(listing.objects):
-        if not overwrite:
-            raise OutputError(f"{url}: exists already; choose another name, or overwrite.")
-    elif listing.objects or listing.folders or objects.find(url):
-        raise OutputError(f"{url}: is no Zarr store, and is never overwritten; remove it.")
-
-
-def target_of(output: str | Path, found: Sequence[Found], *, is_single: bool) -> Any:
-    """Return the `Destination` or `Bucket` that the name of an output means."""
-    kind = Bucket if _stores.is_url(output) else Destination
-    return kind(str(output), found, is_single=is_single)
-
-
-def refuse_among(name: str, output: str | Path, sources: Sequence[Path | str]) -> None:
-    """Raise `OutputError` if the output that argument `name` gives is a source, or among sources.
-
-    Raises
-    ------
-    InvalidArgumentError
-        If it is no place.
-    """
-    if not _stores.is_url(output):
-        _destination.refuse_among(as_path(name, output), sources)
-        return
-    url = str(output).rstrip("/")
-    for source in sources:
-        if not isinstance(source, str):
-            continue
-        place = source.rstrip("/")
-        if url == place or (glob.has_magic(place) and fnmatch.fnmatchcase(url, place)):
-            raise OutputError(f"{url}: is also a source; choose another name.")
-        if url.startswith(f"{place}/"):
-            raise OutputError(f"{url}: lies inside the source {source}; choose another place.")

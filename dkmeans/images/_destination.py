@@ -5,11 +5,12 @@ import glob
 import os
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+from dkmeans import _stores
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
 from dkmeans._stores import sync_files, writing
@@ -24,11 +25,19 @@ from dkmeans.images import _store
 from dkmeans.images._manifest import Job, begin
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
 from dkmeans.images._png import Compression
+from dkmeans.images._site import Site
 from dkmeans.images._sources import Found
 from dkmeans.images._workspace import Workspace, opened, place_of
 
+P = TypeVar("P")
+
+_STORE = "store.zarr"  # under construction
 SUFFIXES = {".png": "png", ".tif": "tiff", ".tiff": "tiff", ".zarr": "zarr", "": "folder"}
 _MAX_ZARR_COLORS = 1 << 16
+
+
+def nothing_more(root: _store.Root) -> None:
+    """Add nothing to a store."""
 
 
 class Destination:
@@ -61,8 +70,6 @@ class Destination:
         if self.kind == "folder" and self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path}: is a file; give a folder for several pictures.")
 
-    is_local = True
-
     @property
     def max_colors(self) -> int:
         """How many colours the output can hold."""
@@ -90,25 +97,23 @@ class Destination:
             If something exists.
         """
         wanted = set(self.files.values()) if self.kind == "folder" else {self.path}
-        own = self._finished(resumed) if resumed else set()
+        own = finished(self, resumed) if resumed else set()
         existing = sorted(path for path in wanted - own if path.exists())
-        if existing and not overwrite:
-            is_complete = len(existing) == len(wanted)
-            raise existing_error(existing[0], self.path if is_complete else None, resumed)
+        refuse_unasked(self.path, existing, len(wanted), overwrite=overwrite, resumed=resumed)
         refuse_overwriting(existing, found)
         for path in existing:
-            if path.is_dir() and not (self.kind == "zarr" and _store.is_zarr(path)):
+            if self.kind == "zarr" and not _store.is_zarr(path):
+                raise OutputError(f"{path}: is no Zarr store, and is never overwritten; remove it.")
+            if self.kind != "zarr" and path.is_dir():
                 raise OutputError(f"{path}: is a folder, which is never overwritten; remove it.")
-
-    def _finished(self, job: Job) -> set[Path]:
-        """Return what a job has finished, as it says."""
-        if self.kind == "zarr":
-            return {self.path} if self.published(job) is not None else set()
-        return {self.files[i] for i in job.finished() if i in self.files}
 
     def published(self, job: Job) -> dict[int, str] | None:
         """Return the failures of a Zarr output that a job has moved into place, or None."""
-        return job.published(job.folder / "labels.zarr", self.path)
+        return job.published(Path(job.folder, _STORE), self.path)
+
+    def room(self, job: Job) -> Path:
+        """Return a folder on the same disk, for what is large and soon removed."""
+        return Path(job.folder)
 
     @contextmanager
     def opened(self) -> Iterator[Workspace]:
@@ -138,7 +143,7 @@ class Destination:
     ) -> dict[int, Output]:
         """Return what takes the labels of each source."""
         if self.kind == "zarr":
-            return self._labels(job, sources, palette)
+            return labels_of(self.lay_out, self._array, job, sources, palette)
         form = TiffFile if self.kind == "tiff" else PngFile
         result: dict[int, Output] = {}
         for index, source in sources.items():
@@ -147,27 +152,32 @@ class Destination:
             result[index] = form(*place, height, width, palette, compression)
         return result
 
-    def _labels(
-        self, job: Job, sources: Mapping[int, BlockSource], palette: Palette
-    ) -> dict[int, Output]:
-        """Return arrays of labels in a store of the job's; make them, if it has none."""
-        made = job.folder / "labels.zarr"
+    def lay_out(self, job: Job, draw: Callable[[_store.Root], None]) -> Site:
+        """Return the store under construction; `draw` makes its arrays, if it has none yet."""
+        made = Path(job.folder, _STORE)
         if self.published(job) is not None:
             made = self.path
         elif not job.is_laid_out:
             shutil.rmtree(made, ignore_errors=True)
-            for index, source in sources.items():
-                height, width, _ = source.shape
-                _store.create_labels(made, self._array(index), (height, width), palette)
+            draw(made)
             job.laid_out()
-        return {i: ZarrLabels(str(made), self._array(i), s.shape[1]) for i, s in sources.items()}
+        return Site(str(made), made)
 
     def _array(self, index: int) -> str:
         file = self.files[index]
         return "" if file == self.path else file.relative_to(self.path).as_posix()
 
-    def finish(self, space: Workspace, job: Job, failed: Mapping[int, str]) -> None:
+    def finish(
+        self,
+        space: Workspace,
+        job: Job,
+        failed: Mapping[int, str],
+        arrays: Sequence[str] = (),
+        complete: Callable[[_store.Root], None] = nothing_more,
+    ) -> None:
         """Move a finished Zarr output into place, without the arrays of sources that failed.
+
+        `arrays` are some that are to go too; `complete` adds the last of its metadata.
 
         Files have their names already; here they are kept from a loss of power, all at once: one
         by one, while others are written, each would wait for the disk.
@@ -177,12 +187,50 @@ class Destination:
             return
         if self.published(job) is not None:
             return
-        labels = job.folder / "labels.zarr"
-        for index in failed:
-            if index in self.files and self._array(index):
-                shutil.rmtree(labels / self._array(index), ignore_errors=True)
+        made = Path(job.folder, _STORE)
+        for array in filter(None, [*arrays, *(self._array(i) for i in failed if i in self.files)]):
+            shutil.rmtree(made / array, ignore_errors=True)
+        complete(made)
         job.publishing(failed)
-        space.publish(labels, self.path)
+        space.publish(made, self.path)
+
+
+def labels_of(
+    lay_out: Callable[[Job, Callable[[_store.Root], None]], Site],
+    name: Callable[[int], str],
+    job: Job,
+    sources: Mapping[int, BlockSource],
+    palette: Palette,
+) -> dict[int, Output]:
+    """Return arrays of labels, by index of the source, in a store that is laid out for them."""
+
+    def draw(root: _store.Root) -> None:
+        for index, source in sources.items():
+            _store.create_labels(root, name(index), (source.shape[0], source.shape[1]), palette)
+
+    site = lay_out(job, draw)
+    return {
+        index: ZarrLabels(site.place, name(index), source.shape[1], site.document(name(index)))
+        for index, source in sources.items()
+    }
+
+
+class Numbered(Protocol[P]):
+    """What `finished` must know of an output."""
+
+    kind: str
+    path: P
+    files: dict[int, P]
+
+    def published(self, job: Job) -> dict[int, str] | None:
+        """Return the failures of a Zarr output that has its name, or None."""
+
+
+def finished(target: Numbered[P], job: Job) -> set[P]:
+    """Return which of an output's files a job has finished, as it says."""
+    if target.kind == "zarr":
+        return {target.path} if target.published(job) is not None else set()
+    return {target.files[index] for index in job.finished() if index in target.files}
 
 
 def max_colors(kind: str) -> int:
@@ -273,16 +321,25 @@ def _several(n: int) -> str:
     return str(n) if n > 1 else "a folder or a pattern, which may hold several"
 
 
-def existing_error(path: Path, complete: Path | None, resumed: Job | None) -> OutputError:
-    """Return why an existing path is not replaced; `complete` is the output, if all of it is there.
+def refuse_unasked(
+    output: _stores.Place,
+    existing: Sequence[_stores.Place],
+    n_wanted: int,
+    *,
+    overwrite: bool,
+    resumed: Job | None,
+) -> None:
+    """Raise `OutputError` if some of an output exists and is not to be replaced.
 
-    A job that was to be resumed, but had not been interrupted, has nothing to do.
+    A job that was to be resumed, but had not been interrupted, has nothing to do if all is there.
     """
-    if complete is not None and resumed is not None and not resumed.is_resumed:
-        return CompleteError(
-            f"{complete}: is there, and no job on it was interrupted; nothing to resume."
+    if not existing or overwrite:
+        return
+    if len(existing) == n_wanted and resumed is not None and not resumed.is_resumed:
+        raise CompleteError(
+            f"{output}: is there, and no job on it was interrupted; nothing to resume."
         )
-    return OutputError(f"{path}: exists already; choose another name, or overwrite.")
+    raise OutputError(f"{existing[0]}: exists already; choose another name, or overwrite.")
 
 
 def refuse_failed(failures: Mapping[int, str], n_sources: int) -> None:

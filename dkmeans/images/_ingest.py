@@ -5,27 +5,24 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
-from dkmeans import _passes, _stores
+from dkmeans import _passes
 from dkmeans._passes import BlockSource, Partition, Passes, Piece, Progress, Ticker
-from dkmeans._stores import writing
 from dkmeans._tiling import grid, reading_block
-from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
-from dkmeans.images import _bucket, _needs, _packed, _sources, _store
-from dkmeans.images._destination import (
-    existing_error,
-    refuse_failed,
-    refuse_overwriting,
-)
+from dkmeans._validation import InvalidArgumentError, SourceError
+from dkmeans.images import _needs, _packed, _sources, _store
+from dkmeans.images._destination import refuse_failed
 from dkmeans.images._listing import Image
-from dkmeans.images._manifest import Job, begin
+from dkmeans.images._manifest import Job
 from dkmeans.images._notes import Journal, Noter
 from dkmeans.images._outputs import Entry
+from dkmeans.images._site import Site
 from dkmeans.images._sources import Found, Paths, SourceReport
 from dkmeans.images._staging import interleaved
-from dkmeans.images._workspace import opened, place_of
+from dkmeans.images._targets import entered, refuse_among, target_of
 
 _LARGE = 1 << 26  # pixels; smaller images are packed
 _RUN = 1 << 24  # pixels of packed images that one task writes
@@ -132,73 +129,26 @@ def ingest(
     """
     sources = _sources.as_list(sources)
     found = _sources.find(sources)
-    _bucket.refuse_among("store", store, sources)
+    refuse_among("store", store, sources)
     if PurePath(str(store).rstrip("/")).suffix.lower() != ".zarr":
         raise InvalidArgumentError(f"store is {str(store)!r}; its name must end in .zarr.")
+    target = target_of(str(store).rstrip("/"), [], is_single=False)
     passes = Passes(progress)
-    path: str | Path
-    if _stores.is_url(store):
-        path = str(store).rstrip("/")
-        failures = _into_bucket(path, passes, found, resume=resume, overwrite=overwrite)
-    else:
-        path = Path(store).resolve()
-        failures = _into_folder(path, passes, found, resume=resume, overwrite=overwrite)
-    usable = {i: f.source for i, f in enumerate(found) if f.source is not None}
-    sizes = {i: _n_pixels(s) * s.shape[2] for i, s in usable.items() if i not in failures}
-    report = _sources.report(found, dict.fromkeys(usable, path), failures, sizes)
-    return IngestResult(str(path), passes.bytes_read, report)
-
-
-def _into_folder(
-    path: Path, passes: Passes, found: Sequence[Found], *, resume: bool, overwrite: bool
-) -> dict[int, str]:
-    """Write a store in a folder; return the sources that failed."""
-    if not resume:
-        _refuse_existing(path, found, overwrite=overwrite)
     usable, failures = _usable(found)
-    with opened(place_of(path, is_folder=False), path) as space, writing(path):
-        options = {"output": "ingest"}
-        job = begin(space, path, options, found, resume=resume, overwrite=overwrite)
-        made = job.folder / "store.zarr"
-        published = job.published(made, path)
-        if published is not None:
-            return failures | published
-        if resume:
-            _refuse_existing(path, found, overwrite=job.overwrite, resumed=job)
-        failures |= _fill(passes, made, usable, job)
-        refuse_failed(failures, len(found))
-        pieces, runs = _lay_out(usable)
-        for piece in pieces:
-            if piece.index in failures:
-                shutil.rmtree(made / piece.array)
-        _store.complete(made, _listing(found, [*pieces, *itertools.chain(*runs)], failures))
-        job.publishing(failures)
-        space.publish(made, path)
-    return failures
-
-
-def _into_bucket(
-    url: str, passes: Passes, found: Sequence[Found], *, resume: bool, overwrite: bool
-) -> dict[int, str]:
-    """Write a store in S3, its metadata last; return the sources that failed."""
-    _bucket.refuse_store(url, overwrite=overwrite)
-    usable, failures = _usable(found)
-    with _bucket.opened(url, "zarr") as space:
-        job = _bucket.begin(space, url, resume=resume, overwrite=overwrite)
+    options = {"output": "ingest"}
+    with entered(target, options, found, resume=resume, overwrite=overwrite) as (space, job):
         pieces, runs = _lay_out(usable)
         every = [*pieces, *itertools.chain(*runs)]
-        drawn = _store.Blueprint()
-        _store.create(drawn, _arrays(every), compress=False)
-        work = _Ingest(url, job.journal, drawn.documents())
-        partitions = [*_passes.partition(pieces), *runs]
-        failures |= passes.run("ingest", work, partitions, _Failures.merge).reasons
+        published = target.published(job)
+        site = target.lay_out(job, partial(_create, every))
+        failures |= _fill(passes, site, pieces, runs, job) if published is None else published
         refuse_failed(failures, len(found))
-        _store.complete(drawn, _listing(found, every, failures))
-        documents = drawn.documents()
         failed = [piece.array for piece in pieces if piece.index in failures]
-        _bucket.discard(url, failed, documents)
-        space.publish(documents)
-    return failures
+        images = _listing(found, every, failures)
+        target.finish(space, job, failures, failed, partial(_store.complete, images=images))
+    sizes = {i: _n_pixels(s) * s.shape[2] for i, s in usable.items() if i not in failures}
+    report = _sources.report(found, dict.fromkeys(usable, target.path), failures, sizes)
+    return IngestResult(str(target.path), passes.bytes_read, report)
 
 
 def _usable(found: Sequence[Found]) -> tuple[dict[int, BlockSource], dict[int, str]]:
@@ -213,35 +163,21 @@ def _usable(found: Sequence[Found]) -> tuple[dict[int, BlockSource], dict[int, s
     return usable, failures
 
 
-def _refuse_existing(
-    path: Path, found: Sequence[Found], *, overwrite: bool, resumed: Job | None = None
-) -> None:
-    """Refuse to replace a store unless that was asked for, and anything else at all."""
-    if not path.exists():
-        return
-    if not overwrite:
-        raise existing_error(path, path, resumed)
-    refuse_overwriting([path], found)
-    if not _store.is_zarr(path):
-        raise OutputError(f"{path}: is no Zarr store, and is never overwritten; remove it.")
-
-
 def _fill(
-    passes: Passes, made: Path, usable: Mapping[int, BlockSource], job: Job
+    passes: Passes,
+    site: Site,
+    pieces: Sequence[_IngestPiece],
+    runs: Sequence[tuple[_IngestPiece, ...]],
+    job: Job,
 ) -> dict[int, str]:
     """Copy into the store what is not there yet; return the sources that failed."""
-    pieces, runs = _lay_out(usable)
-    if not job.is_laid_out:
-        shutil.rmtree(made, ignore_errors=True)
-        _create(made, [*pieces, *itertools.chain(*runs)])
-        job.laid_out()
     firsts = {run[0].index: run[0] for run in [*runs, *((piece,) for piece in pieces)]}
 
     def is_sound(index: int, key: int) -> bool:
         piece = firsts[index]
-        return _store.is_sound(made / piece.array, piece.chunk(key))
+        return site.is_sound(piece.array, piece.chunk(key))
 
-    done = job.done(dict.fromkeys(firsts, made), is_sound)
+    done = job.done(dict.fromkeys(firsts, site.place), is_sound)
     there = {index: set(before.entries) for index, before in done.items()}
     left = [
         _without(piece, there[piece.index]) if piece.index in there else piece for piece in pieces
@@ -250,7 +186,8 @@ def _fill(
     partitions = [*_passes.partition([piece for piece in left if piece.windows]), *rest]
     if not partitions:
         return {}
-    work = _Ingest(str(made), job.journal)
+    documents = {piece.array: site.document(piece.array) for piece in firsts.values()}
+    work = _Ingest(site.place, job.journal, documents)
     return passes.run("ingest", work, partitions, _Failures.merge).reasons
 
 
@@ -313,11 +250,11 @@ def _chunk(source: BlockSource) -> tuple[int, int]:
     return _store.CHUNK, _store.CHUNK
 
 
-def _create(path: Path, pieces: Sequence[_IngestPiece]) -> None:
+def _create(pieces: Sequence[_IngestPiece], root: _store.Root) -> None:
     """Create the store with empty arrays of the right shapes."""
     nbytes = sum(piece.nbytes for piece in pieces)
-    compress = 2 * nbytes > shutil.disk_usage(path.parent).free
-    _store.create(path, _arrays(pieces), compress=compress)
+    compress = isinstance(root, Path) and 2 * nbytes > shutil.disk_usage(root.parent).free
+    _store.create(root, _arrays(pieces), compress=compress)
 
 
 def _arrays(
@@ -341,7 +278,7 @@ class _Ingest:
 
     store: str
     journal: Journal
-    documents: Mapping[str, bytes] = field(default_factory=dict)
+    documents: Mapping[str, bytes | None]
 
     def __call__(self, partition: Partition, tick: Ticker) -> _Failures:
         failures = _Failures()
@@ -350,7 +287,7 @@ class _Ingest:
         run: list[_IngestPiece] = []
         for piece in partition:
             assert isinstance(piece, _IngestPiece)  # noqa: S101 - tells the type checker what ingest made
-            document = self.documents.get(f"{piece.array}/zarr.json")
+            document = self.documents[piece.array]
             writer = _store.ArrayWriter(self.store, piece.array, document)
             try:
                 if piece.offset is None:

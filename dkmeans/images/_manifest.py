@@ -5,7 +5,6 @@ the folder of this run, which holds ``fit.json`` (the palette, once it is fixed)
 store under construction, and the notes of what is done (`_notes`).
 """
 
-import itertools
 import re
 import secrets
 import stat
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +21,14 @@ from isal import isal_zlib
 from dkmeans import _stores
 from dkmeans._documents import Kind, numbered_texts, shown
 from dkmeans._passes import in_threads
+from dkmeans._stores import Place
 from dkmeans._validation import InvalidArgumentError, SourceError
-from dkmeans.images._notes import Journal, Note
+from dkmeans.images._notes import Journal, Note, is_notes
 from dkmeans.images._outputs import Entry
 from dkmeans.images._sources import Found
-from dkmeans.images._workspace import Workspace
 
+JOB = "job.json"
+_FIT = "fit.json"
 _START_OVER = "Run without resume to start over."
 _JOB = Kind("job", 1, ("run", "overwrite", "options", "sources"), _START_OVER)
 _PUBLICATION = Kind("publication", 1, ("failures",), _START_OVER)
@@ -67,6 +68,34 @@ class Done:
         self.error += note.error
 
 
+class Space(Protocol):
+    """A folder or prefix for what a job has not finished, which this process has locked.
+
+    Attributes
+    ----------
+    is_kept
+        Tells whether it stays if the job fails: there is finished work in it.
+    can_resume
+        Whether the same job could go on from there.
+    """
+
+    is_kept: Callable[[], bool]
+    can_resume: bool
+
+    @property
+    def path(self) -> Place:
+        """Where it is."""
+
+    def begin_anew(self, output: Any) -> None:
+        """Remove what an interrupted job has left, and say so."""
+
+    def make_run(self, name: str) -> None:
+        """Make the folder of a run."""
+
+    def has_run(self, name: str) -> bool:
+        """Return whether there is one."""
+
+
 class Job:
     """One run of a command on an output, of this process or gone on with from another.
 
@@ -80,23 +109,23 @@ class Job:
         Whether what exists may be replaced.
     """
 
-    def __init__(self, folder: Path, *, is_resumed: bool, overwrite: bool) -> None:
+    def __init__(self, folder: Place, *, is_resumed: bool, overwrite: bool) -> None:
         self.folder = folder
         self.is_resumed = is_resumed
         self.overwrite = overwrite
-        self.journal = Journal(str(folder))
-        self.fit = folder / "fit.json"
-        self._laid_out = folder / "laid-out"
-        self._publication = folder / "publication.json"
+        self.journal = Journal(folder)
+        self.fit = _stores.below(folder, _FIT)
+        self._laid_out = _stores.below(folder, "laid-out")
+        self._publication = _stores.below(folder, "publication.json")
 
     def has_work(self) -> bool:
         """Return whether another run could go on from here."""
-        return self.fit.exists() or any(self.folder.glob("*.notes"))
+        return any(name == _FIT or is_notes(name) for name in _stores.names(self.folder))
 
     @property
     def is_laid_out(self) -> bool:
         """Whether the arrays of the store under construction are all there."""
-        return self._laid_out.exists()
+        return _stores.exists(self._laid_out)
 
     def laid_out(self) -> None:
         """Take note that they are."""
@@ -109,7 +138,11 @@ class Job:
 
     def published(self, made: Path, output: Path) -> dict[int, str] | None:
         """Return the failures of a store that has its name already; None if it has not."""
-        if made.exists() or not output.exists() or not self._publication.exists():
+        return None if made.exists() or not output.exists() else self.publication()
+
+    def publication(self) -> dict[int, str] | None:
+        """Return what `publishing` was told; None if it was not called."""
+        if not _stores.exists(self._publication):
             return None
         with _PUBLICATION.damaged(self._publication):
             named = _PUBLICATION.read(self._publication)["failures"]
@@ -120,7 +153,7 @@ class Job:
         return {note.index for note in self.journal.notes() if note.finished is not None}
 
     def done(
-        self, files: Mapping[int, Path], is_sound: Callable[[int, int], bool]
+        self, files: Mapping[int, Place], is_sound: Callable[[int, int], bool]
     ) -> dict[int, Done]:
         """Return what is done, by index of the source; whatever its checksum tells of is left out.
 
@@ -136,12 +169,20 @@ class Job:
             if note.index in files:
                 notes.setdefault(note.index, []).append(note)
         noted = {note.part for of_source in notes.values() for note in of_source}
-        for part in itertools.chain(self.folder.glob("*.part"), self.folder.glob("*.joined")):
-            if part.name not in noted:
-                part.unlink()
+        for name in _stores.names(self.folder) - noted if self.is_resumed else ():
+            if name.endswith((".part", ".joined")):
+                _stores.remove(_stores.below(self.folder, name))
+        chunks = [
+            (index, entry.key)
+            for index, of_source in notes.items()
+            for note in of_source
+            for entry in (note.entries if not note.part else ())
+        ]
+        are_sound = in_threads(lambda chunk: is_sound(*chunk), chunks)
+        sound = {chunk for chunk, is_there in zip(chunks, are_sound, strict=True) if is_there}
         found = in_threads(
             lambda index: _done(
-                notes[index], files[index], self.folder, lambda k: is_sound(index, k)
+                notes[index], files[index], self.folder, lambda key: (index, key) in sound
             ),
             list(notes),
         )
@@ -149,8 +190,8 @@ class Job:
 
 
 def begin(
-    space: Workspace,
-    output: Path,
+    space: Space,
+    output: Place,
     options: Mapping[str, Any],
     found: Sequence[Found],
     *,
@@ -166,36 +207,37 @@ def begin(
     SourceError
         If a source has changed since.
     """
-    place = space.path / "job.json"
+    place = _stores.below(space.path, JOB)
     options = {**options, "version of dkmeans": metadata.version("dkmeans")}
     sources = [
         [image.path, image.name, None if image.source is None else image.source.fingerprint()]
         for image in found
     ]
-    if resume and place.exists():
+    if resume and _stores.exists(place):
         space.is_kept = lambda: True
         members = _JOB.read(place)
         with _JOB.damaged(place):
-            run, allowed = _checked(members, space.path), members["overwrite"] is True
+            run, allowed = _checked(members, space), members["overwrite"] is True
         _refuse_other(output, members, options, sources)
-        job = Job(space.path / run, is_resumed=True, overwrite=overwrite or allowed)
+        folder = _stores.below(space.path, run)
+        job = Job(folder, is_resumed=True, overwrite=overwrite or allowed)
         if overwrite and not allowed:
             _JOB.write(place, {**members, "overwrite": True}, indent=None)
     else:
         space.begin_anew(output)
         run = secrets.token_hex(4)
-        (space.path / run).mkdir()
+        space.make_run(run)
         members = {"run": run, "overwrite": overwrite, "options": options, "sources": sources}
         _JOB.write(place, members, indent=None)
-        job = Job(space.path / run, is_resumed=False, overwrite=overwrite)
+        job = Job(_stores.below(space.path, run), is_resumed=False, overwrite=overwrite)
     space.is_kept, space.can_resume = job.has_work, True
     return job
 
 
-def _checked(members: Mapping[str, Any], folder: Path) -> str:
+def _checked(members: Mapping[str, Any], space: Space) -> str:
     """Return the name of the run's folder, if what was read is the description of a job."""
     run: Any = members["run"]
-    if not isinstance(run, str) or not _RUN.fullmatch(run) or not (folder / run).is_dir():
+    if not isinstance(run, str) or not _RUN.fullmatch(run) or not space.has_run(run):
         raise ValueError("the folder of its run is missing")
     lists = isinstance(members["sources"], list) and all(
         isinstance(source, list) and source for source in members["sources"]
@@ -206,7 +248,7 @@ def _checked(members: Mapping[str, Any], folder: Path) -> str:
 
 
 def _refuse_other(
-    output: Path, members: Mapping[str, Any], options: Mapping[str, Any], sources: list[Any]
+    output: Place, members: Mapping[str, Any], options: Mapping[str, Any], sources: list[Any]
 ) -> None:
     """Raise unless the interrupted job was asked for the same."""
     remedy = "give what it had, or run without resume to start over."
@@ -229,7 +271,9 @@ def _refuse_other(
             )
 
 
-def _done(notes: Sequence[Note], file: Path, parts: Path, is_sound: Callable[[int], bool]) -> Done:
+def _done(
+    notes: Sequence[Note], file: Place, parts: Place, is_sound: Callable[[int], bool]
+) -> Done:
     done = Done()
     for note in notes:
         if note.finished is not None and _checksum(file, note.finished[0]) == note.finished:
@@ -239,7 +283,7 @@ def _done(notes: Sequence[Note], file: Path, parts: Path, is_sound: Callable[[in
         if done.nbytes is not None:
             sound = of_part  # the parts are gone: the finished file stands for them
         elif name:
-            sound = _sound(parts / name, of_part)
+            sound = _sound(_stores.below(parts, name), of_part)
         else:
             sound = [n for n in of_part if all(is_sound(e.key) for e in n.entries)]
         for note in sound:
@@ -247,13 +291,18 @@ def _done(notes: Sequence[Note], file: Path, parts: Path, is_sound: Callable[[in
     return done
 
 
-def _sound(part: Path, notes: Sequence[Note]) -> list[Note]:
+def _opened(place: Place) -> BinaryIO:
+    """Open a file or an object, but no pipe: to open one may block for ever."""
+    if not _stores.is_url(place) and not stat.S_ISREG(Path(place).lstat().st_mode):
+        raise OSError(f"{place}: not a regular file")
+    return _stores.opened(place, _stores.state(place))
+
+
+def _sound(part: Place, notes: Sequence[Note]) -> list[Note]:
     """Return the notes of a part, by size, whose bytes are those that were written."""
     sound = []
     try:
-        if not stat.S_ISREG(part.lstat().st_mode):
-            return []
-        with part.open("rb") as file:
+        with _opened(part) as file:
             crc = position = 0
             for note in notes:
                 while position < note.size and (
@@ -264,20 +313,20 @@ def _sound(part: Path, notes: Sequence[Note]) -> list[Note]:
                 if (position, crc) != (note.size, note.crc):
                     break
                 sound.append(note)
-    except OSError:
+    except (OSError, SourceError):
         pass  # what cannot be read is made again
     return sound
 
 
-def _checksum(file: Path, size: int) -> tuple[int, int] | None:
+def _checksum(file: Place, size: int) -> tuple[int, int] | None:
     """Return the size and checksum of a file, or None if it is not there in this size."""
     try:
-        if file.stat().st_size != size or not file.is_file():
+        if _stores.state(file)[0] != size:
             return None
         crc = 0
-        with file.open("rb") as stream:
+        with _opened(file) as stream:
             while data := stream.read(_COPY):
                 crc = isal_zlib.crc32(data, crc)
-    except OSError:
+    except (OSError, SourceError):
         return None
     return size, crc

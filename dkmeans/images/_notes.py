@@ -1,7 +1,8 @@
 """Notes: what tasks have finished, in lines of JSON that they append to files of their own.
 
-Each line has a checksum of itself and of what it tells of. Nothing is synced to the disk on the
-way: what a loss of power takes fails its checksum, and is made again.
+In S3, where nothing can be appended to, each time it is an object of its own. Each line has a
+checksum of itself and of what it tells of. Nothing is synced to the disk on the way: what a loss of
+power takes fails its checksum, and is made again.
 """
 
 import json
@@ -9,16 +10,20 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
+from dkmeans import _stores
+from dkmeans._passes import in_threads
+from dkmeans._stores import Place
 from dkmeans.images._outputs import Entry
 
 _PART = re.compile(r"[\w-]+\.part")
+_NOTES = ".notes"
 _N_MEMBERS, _OF_AN_ENTRY = 8, 5
 _NOTED = 16 << 20  # pixels between two notes: what an interruption costs each worker
 
@@ -60,7 +65,7 @@ class Note:
         return f"{isal_zlib.crc32(text.encode()):08x} {text}\n"
 
     @classmethod
-    def of_line(cls, line: str, parts: Path) -> "Note":
+    def of_line(cls, line: str, parts: Place) -> "Note":
         """Return what `line` made a line of, or raise ValueError: it was cut off, or damaged.
 
         `parts` is the folder of the parts, which no part can leave.
@@ -71,7 +76,7 @@ class Note:
         index, part, size, of_part, entries, uses, error, finished = _parsed(text)
         if part and not _PART.fullmatch(part):
             raise ValueError("no name of a part")
-        path = str(parts / part) if part else ""
+        path = str(_stores.below(parts, part)) if part else ""
         found = tuple(Entry(key, path, *rest) for key, *rest in entries)
         if any(entry.start < 0 or entry.start + entry.size > size for entry in found):
             raise ValueError("an entry beyond its part")
@@ -108,25 +113,49 @@ def _are_integers(row: Any, length: int | None = None) -> bool:
 
 @dataclass(frozen=True)
 class Journal:
-    """Where notes are appended. Pickled into tasks; the files are of one task each."""
+    """Where notes are written. Pickled into tasks; the files are of one task each."""
 
-    folder: str
+    folder: Place
 
-    def file(self) -> Path:
+    def file(self) -> "NoteFile":
         """Return a file of no other task."""
-        return Path(self.folder, f"{secrets.token_hex(8)}.notes")
+        return NoteFile(self.folder, secrets.token_hex(8))
 
     def notes(self) -> list[Note]:
         """Return all notes that are whole, in any order of files."""
-        parts = Path(self.folder)
+        files = sorted(name for name in _stores.names(self.folder) if is_notes(name))
+        texts = in_threads(lambda name: _stores.read(_stores.below(self.folder, name)), files)
         found = []
-        for file in sorted(parts.glob("*.notes")):
-            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        for text in texts:
+            for line in text.decode("utf-8", "replace").splitlines():
                 try:
-                    found.append(Note.of_line(line, parts))
+                    found.append(Note.of_line(line, self.folder))
                 except ValueError:
                     continue  # its work is done again
         return found
+
+
+def is_notes(name: str) -> bool:
+    """Return whether this is the name of a file of notes."""
+    return name.endswith(_NOTES)
+
+
+class NoteFile:
+    """Where one task writes its notes: a file, or as many objects as it needs."""
+
+    def __init__(self, folder: Place, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._n_objects = 0
+
+    def append(self, text: str) -> None:
+        """Write some lines; when this returns they can be read."""
+        if _stores.is_url(self._folder):
+            name = f"{self._name}-{self._n_objects}{_NOTES}"
+            _stores.write(_stores.below(self._folder, name), text.encode())
+            self._n_objects += 1
+            return
+        with Path(self._folder, self._name + _NOTES).open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 Tally = Callable[[], tuple[npt.NDArray[np.int64] | None, int]]
@@ -135,7 +164,7 @@ Tally = Callable[[], tuple[npt.NDArray[np.int64] | None, int]]
 class Noter:
     """Collects what a task finishes of one source, and notes it from time to time."""
 
-    def __init__(self, file: Path, index: int, measured: Tally) -> None:
+    def __init__(self, file: NoteFile, index: int, measured: Tally) -> None:
         self._file, self._index, self._measured = file, index, measured
         self._entries: list[Entry] = []
         self._part, self._size, self._crc = "", 0, 0
@@ -149,7 +178,8 @@ class Noter:
         self._entries.extend(entries)
         self._part, self._size, self._crc = part, size, crc
         self._waiting += n_pixels
-        if self._waiting >= _NOTED:
+        # A part in S3 never grows: the next note is of another one, and cannot tell of this too.
+        if self._waiting >= _NOTED or _stores.is_url(part):
             self.flush()
 
     def flush(self) -> None:
@@ -170,7 +200,7 @@ class Noter:
             self._uses = uses.copy()
         note = Note(
             self._index,
-            self._part and Path(self._part).name,
+            PurePath(self._part).name,
             self._size,
             self._crc,
             tuple(self._entries),
@@ -182,5 +212,4 @@ class Noter:
         return note
 
     def _append(self, *notes: Note) -> None:
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write("".join(note.line() for note in notes))
+        self._file.append("".join(note.line() for note in notes))

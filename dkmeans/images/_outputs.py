@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
+from dkmeans import _stores
 from dkmeans._palette import Palette
 from dkmeans._tiling import Window, grow, split
 from dkmeans.images import _png, _store, _tiff
@@ -79,8 +80,32 @@ class Output(Protocol):
         """
 
 
+class _Finished:
+    """Writes a whole picture as `write` and `finish` do one after the other; a base."""
+
+    def write(
+        self, part: str, blocks: Iterable[tuple[Window, Labels]], grown: Grown | None = None
+    ) -> list[Entry]:
+        """Write labels."""
+        raise NotImplementedError
+
+    def finish(self, entries: Sequence[Entry], ready: Ready | None = None) -> int:
+        """Make the finished output."""
+        raise NotImplementedError
+
+    def write_whole(
+        self,
+        part: str,
+        blocks: Iterable[tuple[Window, Labels]],
+        grown: Grown | None = None,
+        ready: Ready | None = None,
+    ) -> int:
+        """Write all labels."""
+        return self.finish(self.write(part, blocks, grown), ready)
+
+
 @dataclass(frozen=True)
-class ImageFile:
+class ImageFile(_Finished):
     """One image file, joined from parts.
 
     Attributes
@@ -117,16 +142,6 @@ class ImageFile:
                 if grown is not None:
                     grown(entries[first:], str(path), size, crc, window.n_pixels)
         return entries
-
-    def write_whole(
-        self,
-        part: str,
-        blocks: Iterable[tuple[Window, Labels]],
-        grown: Grown | None = None,
-        ready: Ready | None = None,
-    ) -> int:
-        """Write all labels."""
-        return self.finish(self.write(part, blocks, grown), ready)
 
     def finish(self, entries: Sequence[Entry], ready: Ready | None = None) -> int:
         """Join the parts, move the file into place and remove the parts."""
@@ -224,12 +239,23 @@ class TiffFile(ImageFile):
 
 
 @dataclass(frozen=True)
-class ZarrLabels:
-    """A Zarr array of labels, which `_store.create_labels` has made."""
+class ZarrLabels(_Finished):
+    """A Zarr array of labels, which `_store.create_labels` has made or will have.
+
+    Attributes
+    ----------
+    path, array
+        The store, a folder or a URL, and the array in it.
+    width
+        Of the picture.
+    document
+        The metadata of the array, if they are to come last.
+    """
 
     path: str
     array: str
     width: int
+    document: bytes | None = None
 
     @property
     def unit(self) -> tuple[int, int]:
@@ -239,7 +265,7 @@ class ZarrLabels:
     def is_sound(self, key: int) -> bool:
         """Return whether the chunk of this number is there, with the right checksum."""
         place = divmod(key, -(-self.width // _store.CHUNK))
-        return _store.is_sound(Path(self.path, self.array), place)
+        return _store.is_sound(_stores.below(self.path, self.array), place)
 
     def keys(self, window: Window) -> Iterator[int]:
         """Yield the numbers of the chunks, row by row."""
@@ -252,7 +278,7 @@ class ZarrLabels:
         grown: Grown | None = None,
     ) -> list[Entry]:
         """Write whole chunks; there are no parts to join."""
-        writer = self._writer()
+        writer = _store.ArrayWriter(self.path, self.array, self.document)
         for window, labels in blocks:
             writer.write((window.y, window.x), labels)
             if grown is not None:
@@ -260,23 +286,10 @@ class ZarrLabels:
                 grown(entries, "", 0, 0, window.n_pixels)
         return []
 
-    def write_whole(
-        self,
-        part: str,
-        blocks: Iterable[tuple[Window, Labels]],
-        grown: Grown | None = None,
-        ready: Ready | None = None,
-    ) -> int:
-        """Write all chunks."""
-        return self.finish(self.write(part, blocks, grown), ready)
-
-    def _writer(self) -> _store.ArrayWriter:
-        return _store.ArrayWriter(self.path, self.array)
-
     def finish(self, entries: Sequence[Entry], ready: Ready | None = None) -> int:  # noqa: ARG002 - no parts
-        """Return the size of all chunks."""
-        folder = Path(self.path, self.array)
-        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        """Return the size of all chunks, and of the metadata."""
+        size = _stores.size_below(_stores.below(self.path, self.array))
+        return size + len(self.document or b"")
 
 
 def label_windows(

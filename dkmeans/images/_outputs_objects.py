@@ -9,11 +9,12 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 
+from isal import isal_zlib
+
 from dkmeans import _stores_objects as objects
 from dkmeans import _stores_ranges as ranges
 from dkmeans._tiling import Window
 from dkmeans._validation import OutputError
-from dkmeans.images import _store
 from dkmeans.images._outputs import (
     Entry,
     Grown,
@@ -22,7 +23,6 @@ from dkmeans.images._outputs import (
     PngFile,
     Ready,
     TiffFile,
-    ZarrLabels,
 )
 
 _SEGMENT = 16 << 20  # bytes of a part: what a task holds in memory
@@ -58,12 +58,12 @@ class _Joined(ImageFile):
     ) -> int:
         """Write all labels; those of a small picture go into the finished object at once."""
         segments = self._segments(blocks)
-        first, second = next(segments), next(segments, None)
-        if second is not None:
-            return self.finish(
-                self._put_parts(part, chain([first, second], segments), grown), ready
-            )
-        entries, data, _ = first
+        entries, data, n_pixels = first = next(segments)
+        if n_pixels < self.height * self.width:
+            return self.finish(self._put_parts(part, chain([first], segments), grown), ready)
+        next(segments, None)  # lets the source see to it that it has not changed meanwhile
+        if grown is not None:  # of a part that is never put: the finished object stands for it
+            grown(entries, part, len(data), isal_zlib.crc32(data), n_pixels)
         return self._put(
             sorted(entries), lambda of: (data[e.start : e.start + e.size] for e in of), ready
         )
@@ -100,7 +100,7 @@ class _Joined(ImageFile):
             placed = [replace(entry, part=url) for entry in found]
             entries += placed
             if grown is not None:
-                grown(placed, url, len(data), 0, n_pixels)
+                grown(placed, url, len(data), isal_zlib.crc32(data), n_pixels)
         return entries
 
     def _put(
@@ -112,9 +112,7 @@ class _Joined(ImageFile):
         """Put the finished object; return its size."""
         header, trailer = self._frame(entries)
         size = len(header) + sum(entry.size for entry in entries) + len(trailer)
-        if ready is not None:
-            ready(size, 0)
-        whole = chain([header], read(entries), [trailer])
+        whole = _told(chain([header], read(entries), [trailer]), ready)
         if size > _AT_ONCE or self.replaces:
             objects.upload(self.path, whole, size)
             return size
@@ -123,6 +121,17 @@ class _Joined(ImageFile):
         if objects.create(self.path, data) is None and objects.read(self.path, size + 1) != data:
             raise OutputError(f"{self.path}: exists already.")
         return size
+
+
+def _told(chunks: Iterable[bytes], ready: Ready | None) -> Iterator[bytes]:
+    """Yield chunks; at their end, before the object can get its name, tell what they make up."""
+    size = crc = 0
+    for chunk in chunks:
+        yield chunk
+        size += len(chunk)
+        crc = isal_zlib.crc32(chunk, crc)
+    if ready is not None:
+        ready(size, crc)
 
 
 def _read(entries: Sequence[Entry]) -> Iterator[bytes]:
@@ -144,23 +153,3 @@ class PngObject(_Joined, PngFile):
 @dataclass(frozen=True)
 class TiffObject(_Joined, TiffFile):
     """A tiled palette BigTIFF in S3."""
-
-
-@dataclass(frozen=True)
-class ZarrObjects(ZarrLabels):
-    """A Zarr array of labels in S3, at a URL, which gets its metadata last.
-
-    Attributes
-    ----------
-    document
-        The metadata.
-    """
-
-    document: bytes = b""
-
-    def finish(self, entries: Sequence[Entry], ready: Ready | None = None) -> int:  # noqa: ARG002 - no parts
-        """Return the size of all chunks, and of the metadata."""
-        return objects.size_below(f"{self.path}/{self.array}".rstrip("/")) + len(self.document)
-
-    def _writer(self) -> _store.ArrayWriter:
-        return _store.ArrayWriter(self.path, self.array, self.document)

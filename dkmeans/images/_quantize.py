@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans import _stores
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource, Passes, Piece, Progress
 from dkmeans._summary import ColourSummary
@@ -21,16 +22,14 @@ from dkmeans._validation import (
 )
 from dkmeans.images import _needs, _sources
 from dkmeans.images._assign import Assign, Written
-from dkmeans.images._bucket import refuse_among, target_of
 from dkmeans.images._count import count_colours
-from dkmeans.images._destination import (
-    refuse_failed,
-)
+from dkmeans.images._destination import refuse_failed
 from dkmeans.images._fit import Fit, fit, psnr
 from dkmeans.images._manifest import Job
 from dkmeans.images._png import Compression
 from dkmeans.images._sources import Paths, SourceReport
 from dkmeans.images._staging import StagedSource, staging_folder
+from dkmeans.images._targets import entered, refuse_among, target_of
 from dkmeans.images._writing import finish, write_labels
 
 Float64 = npt.NDArray[np.float64]
@@ -204,18 +203,12 @@ def quantize(
     }
     options = _described(fitting, palette, dither, compression, target.kind)
     passes = Passes(progress)
-    if not resume:
-        target.refuse_existing(found, overwrite=overwrite)
-    with target.opened() as space:
-        job = target.begin(space, options, found, resume=resume, overwrite=overwrite)
-        if resume:
-            target.refuse_existing(found, overwrite=job.overwrite, resumed=job)
+    with entered(target, options, found, resume=resume, overwrite=overwrite) as (space, job):
         usable = {i: f.source for i, f in enumerate(found) if f.source is not None}
         fitted: Fit | None = None
-        with staging_folder(staging, target.path, job.folder) as stage:
+        with staging_folder(staging, target.path, target.room(job)) as stage:
             if palette is None:
-                kept = stage if target.is_local or staging is not None else None
-                fitted, failed, usable = _fitted(passes, usable, bands, kept, job, fitting)
+                fitted, failed, usable = _fitted(passes, usable, bands, stage, job, fitting)
                 failures |= failed
             colours = fitted.palette if fitted else palette
             assert colours is not None  # noqa: S101 - tells the type checker what was just seen
@@ -268,7 +261,7 @@ def _fitted(  # noqa: PLR0917 - private, called once
 
     A job that goes on takes the palette that it had found, and reads nothing for it.
     """
-    if job.fit.exists():
+    if _stores.exists(job.fit):
         fitted, failures = Fit.read(job.fit)
         return fitted, failures, {i: s for i, s in usable.items() if i not in failures}
     staged = {} if stage is None else plan_staging(usable, stage)

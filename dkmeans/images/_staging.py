@@ -81,8 +81,12 @@ class StagedSource:
 
 
 @contextmanager
-def staging_folder(wanted: str | Path | None, output: Path, scratch: Path) -> Iterator[Path]:
+def staging_folder(
+    wanted: str | Path | None, output: str | Path, scratch: Path | None
+) -> Iterator[Path | None]:
     """Make the folder for decoded pixels, in a folder asked for or in `scratch`; remove it.
+
+    If both are None there is none.
 
     Its name follows from that of the output, so that what a crash has left is found again.
 
@@ -93,8 +97,12 @@ def staging_folder(wanted: str | Path | None, output: Path, scratch: Path) -> It
     """
     if wanted is not None and not Path(wanted).is_dir():
         raise InvalidArgumentError(f"staging is {str(wanted)!r}; it must be an existing folder.")
+    place = scratch if wanted is None else Path(wanted)
+    if place is None:
+        yield None
+        return
     name = f"dkmeans-{hashlib.sha256(os.fsencode(output)).hexdigest()[:16]}.staged"
-    folder = scratch / name if wanted is None else Path(wanted, f".{name}")
+    folder = place / (name if wanted is None else f".{name}")
     with suppress(FileNotFoundError):
         _remove(folder)
     folder.mkdir()

@@ -37,7 +37,7 @@ PACKED_CHUNK = 1 << 22  # pixels: 12 MiB of RGB
 _FORMAT, _VERSION = "dkmeans-images", 1
 _ALWAYS_WRITE: Any = {"write_empty_chunks": True}  # comparing each chunk with zero costs more
 _CRC_BYTES = 4
-_MARKERS = ("zarr.json", ".zarray", ".zgroup")
+MARKERS = ("zarr.json", ".zarray", ".zgroup")
 
 
 # What zarr raises for what it cannot read; its own errors are ValueErrors too.
@@ -101,7 +101,7 @@ class ZarrSource:
 
     def _state(self) -> str:
         folder = f"{self.store}/{self.array}".rstrip("/")
-        places = [f"{folder}/{marker}" for marker in _MARKERS]
+        places = [f"{folder}/{marker}" for marker in MARKERS]
         return "-".join(str(_stores.state(place)[1]) for place in places if _stores.exists(place))
 
     def read(self, windows: Sequence[Window]) -> Generator[UInt8, None, None]:
@@ -193,13 +193,13 @@ def _at(place: str) -> Any:
 
 def is_marked(names: Container[str]) -> bool:
     """Return whether a folder that holds these names is a Zarr array or group."""
-    return any(marker in names for marker in _MARKERS)
+    return any(marker in names for marker in MARKERS)
 
 
 def is_zarr(path: Path) -> bool:
     """Return whether a folder is a Zarr array or group."""
     # Unlike Path.is_file, this is False too for what must not be looked at.
-    return any(os.path.isfile(path / marker) for marker in _MARKERS)  # noqa: PTH113
+    return any(os.path.isfile(path / marker) for marker in MARKERS)  # noqa: PTH113
 
 
 def probe(path: str | Path) -> list[tuple[str, ZarrSource]]:
@@ -289,12 +289,15 @@ class Blueprint:
         return {name: held[name].to_bytes() for name in names}
 
 
-def _place(place: Path | Blueprint) -> Any:
+Root = Path | Blueprint
+
+
+def _place(place: Root) -> Any:
     return place.store if isinstance(place, Blueprint) else str(place)
 
 
 def create(
-    path: Path | Blueprint,
+    path: Root,
     arrays: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
     *,
     compress: bool,
@@ -315,7 +318,7 @@ def create(
         )
 
 
-def complete(path: Path | Blueprint, images: Sequence[Image]) -> None:
+def complete(path: Root, images: Sequence[Image]) -> None:
     """Write the list of images, which makes the store complete."""
     listing: Any = {"format": _FORMAT, "version": _VERSION, "images": [asdict(i) for i in images]}
     _zarr().open_group(_place(path), mode="r+").attrs["dkmeans"] = listing
@@ -380,9 +383,7 @@ class ArrayWriter:
                 self._array[place] = block[part]
 
 
-def create_labels(
-    path: Path | Blueprint, name: str, shape: tuple[int, int], palette: Palette
-) -> None:
+def create_labels(path: Root, name: str, shape: tuple[int, int], palette: Palette) -> None:
     """Create an empty array of labels, uint8 (uint16 beyond 256 colours), with its palette.
 
     `name` is the array's path in the group at `path`, or "" for an array at `path` itself.
@@ -401,14 +402,14 @@ def create_labels(
     array.attrs["palette"] = list(palette.hex)
 
 
-def is_sound(array: Path, chunk: Sequence[int]) -> bool:
+def is_sound(array: _stores.Place, chunk: Sequence[int]) -> bool:
     """Return whether a chunk that was written is still there, and as it was written.
 
     It ends with the checksum of what comes before it, as the arrays of this module have it.
     """
     try:
-        data = array.joinpath("c", *map(str, chunk)).read_bytes()
-    except OSError:
+        data = _stores.read(_stores.below(array, "/".join(["c", *map(str, chunk)])))
+    except SourceError:
         return False
     checksum: int = google_crc32c.value(data[:-_CRC_BYTES])
     return data[-_CRC_BYTES:] == checksum.to_bytes(_CRC_BYTES, "little")

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from dkmeans._stores import sync_folder, writing
-from dkmeans._validation import KEPT, OutputError
+from dkmeans._stores import Place, sync_folder, writing
+from dkmeans._validation import KEPT, OutputError, SourceError
 
 LOCK = "dkmeans.lock"  # its presence tells that the folder is ours
 _FORMAT = "dkmeans-lock"
@@ -52,6 +52,14 @@ class Workspace:
         if self.leftovers():
             self.sweep(output)
             _log.warning("%s: what an interrupted job had left is removed.", output)
+
+    def make_run(self, name: str) -> None:
+        """Make the folder of a run."""
+        (self.path / name).mkdir()
+
+    def has_run(self, name: str) -> bool:
+        """Return whether there is one."""
+        return (self.path / name).is_dir()
 
     def leftovers(self) -> list[Path]:
         """Return what lies in the folder, but for the lock."""
@@ -114,7 +122,7 @@ def opened(place: Path, output: Path) -> Iterator[Workspace]:
                 folder.mkdir(parents=True, exist_ok=True)
             lock = _entered(place, output)
         try:
-            yield from _used(Workspace(place), output)
+            yield from used(Workspace(place), output)
         finally:
             _leave(place, lock)
     finally:
@@ -123,17 +131,36 @@ def opened(place: Path, output: Path) -> Iterator[Workspace]:
                 folder.rmdir()
 
 
-def _used(space: Workspace, output: Path) -> Iterator[Workspace]:
-    """Lend the workspace; say so if it is kept."""
+class Swept(Protocol):
+    """What `used` must know of a workspace."""
+
+    is_kept: Callable[[], bool]
+    can_resume: bool
+
+    @property
+    def path(self) -> Place:
+        """Where it is."""
+
+    def sweep(self, output: Any) -> None:
+        """Remove what is in it."""
+
+
+S = TypeVar("S", bound=Swept)
+
+
+def used(space: S, output: Place) -> Iterator[S]:
+    """Lend a workspace and sweep it at the end; say so if it is kept, as the job has failed."""
     try:
         yield space
     except BaseException as error:
-        if space.is_kept():
-            if space.can_resume:
-                error.add_note(f"{KEPT} in {space.path}; resume=True goes on from there")
-        else:
-            with suppress(OSError):  # the first error tells more
+        is_kept = True
+        with suppress(OutputError, SourceError):  # out of reach: then nothing can be swept either
+            is_kept = space.is_kept()
+        if not is_kept:
+            with suppress(OSError, OutputError, SourceError):  # the first error tells more
                 space.sweep(output)
+        elif space.can_resume:
+            error.add_note(f"{KEPT} in {space.path}; resume=True goes on from there")
         raise
     space.sweep(output)
 

@@ -1,0 +1,143 @@
+"""The output of a job, on the disk or in S3: what both are for those who write to them."""
+
+import fnmatch
+import glob
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from dkmeans import _stores
+from dkmeans._palette import Palette
+from dkmeans._passes import BlockSource
+from dkmeans._validation import OutputError
+from dkmeans.images import _destination
+from dkmeans.images._bucket import Bucket
+from dkmeans.images._destination import Destination, as_path, nothing_more
+from dkmeans.images._manifest import Job
+from dkmeans.images._outputs import Output
+from dkmeans.images._png import Compression
+from dkmeans.images._site import Site
+from dkmeans.images._sources import Found
+from dkmeans.images._store import Root
+
+S = TypeVar("S")
+
+
+class Target(Protocol[S]):
+    """The output of a job, checked before any work is done; with a workspace of type S."""
+
+    kind: str
+
+    @property
+    def path(self) -> str | Path:
+        """The output."""
+
+    @property
+    def files(self) -> Mapping[int, str | Path]:
+        """The finished file of each source that can be read, by index."""
+
+    @property
+    def max_colors(self) -> int:
+        """How many colours the output can hold."""
+
+    def refuse_existing(
+        self, found: Sequence[Found], *, overwrite: bool, resumed: Job | None = None
+    ) -> None:
+        """Refuse to replace what exists, unless that was asked for, or the job has made it."""
+
+    def opened(self) -> AbstractContextManager[S]:
+        """Enter the workspace, and lock it; of two jobs the second is refused."""
+
+    def begin(
+        self,
+        space: S,
+        options: Mapping[str, Any],
+        found: Sequence[Found],
+        *,
+        resume: bool,
+        overwrite: bool,
+    ) -> Job:
+        """Begin a job, or go on with the one that was interrupted."""
+
+    def published(self, job: Job) -> dict[int, str] | None:
+        """Return the failures of a Zarr output that is finished, or all but; else None."""
+
+    def room(self, job: Job) -> Path | None:
+        """Return a folder for what is large and soon removed, if there is one."""
+
+    def outputs(
+        self,
+        job: Job,
+        sources: Mapping[int, BlockSource],
+        palette: Palette,
+        compression: Compression,
+    ) -> dict[int, Output]:
+        """Return what takes the labels of each source."""
+
+    def lay_out(self, job: Job, draw: Callable[[Root], None]) -> Site:
+        """Return a store under construction, whose arrays `draw` makes."""
+
+    def finish(
+        self,
+        space: S,
+        job: Job,
+        failed: Mapping[int, str],
+        arrays: Sequence[str] = (),
+        complete: Callable[[Root], None] = nothing_more,
+    ) -> None:
+        """Let a Zarr output appear, without the arrays of sources that failed, and those named.
+
+        `complete` adds the last of its metadata.
+        """
+
+
+def target_of(output: str | Path, found: Sequence[Found], *, is_single: bool) -> Target[Any]:
+    """Return what the name of an output means."""
+    if _stores.is_url(output):
+        return Bucket(str(output), found, is_single=is_single)
+    return Destination(output, found, is_single=is_single)
+
+
+@contextmanager
+def entered(
+    target: Target[S],
+    options: Mapping[str, Any],
+    found: Sequence[Found],
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Iterator[tuple[S, Job]]:
+    """Enter the workspace of an output and begin a job in it, or go on with one.
+
+    What exists and must not be replaced is refused before anything is changed.
+    """
+    if not resume:
+        target.refuse_existing(found, overwrite=overwrite)
+    with target.opened() as space:
+        job = target.begin(space, options, found, resume=resume, overwrite=overwrite)
+        if resume:
+            target.refuse_existing(found, overwrite=job.overwrite, resumed=job)
+        yield space, job
+
+
+def refuse_among(name: str, output: str | Path, sources: Sequence[Path | str]) -> None:
+    """Raise `OutputError` if the output that argument `name` gives is a source, or among sources.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it is no place.
+    """
+    if not _stores.is_url(output):
+        _destination.refuse_among(as_path(name, output), sources)
+        return
+    url = str(output).rstrip("/")
+    for source in sources:
+        if not isinstance(source, str):
+            continue
+        place = source.rstrip("/")
+        if url == place or (glob.has_magic(place) and fnmatch.fnmatchcase(url, place)):
+            raise OutputError(f"{url}: is also a source; choose another name.")
+        if url.startswith(f"{place}/"):
+            raise OutputError(f"{url}: lies inside the source {source}; choose another place.")
