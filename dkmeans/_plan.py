@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dkmeans import _plan_images, _plan_tables
+from dkmeans import _plan_images
 from dkmeans._plan_passes import Plan
 from dkmeans._validation import InvalidArgumentError, check_choice
 
@@ -87,9 +87,13 @@ def plan(
         )
     if n_colors is not None and job != "quantize":
         raise InvalidArgumentError(f"n_colors is {n_colors!r}; it belongs to quantize, not {job}.")
-    if model is not None:
-        return _plan_tables.predict(source, model, calibrate=calibrate)
-    if n_clusters is not None:
+    if model is not None or n_clusters is not None:
+        # It imports scikit-learn, and that pandas: 130 MiB that jobs on pictures do not take.
+        from dkmeans import _plan_tables  # noqa: PLC0415 - see above
+
+        if model is not None:
+            return _plan_tables.predict(source, model, calibrate=calibrate)
+        assert n_clusters is not None  # noqa: S101 - one of the two is given
         return _plan_tables.fit(source, n_clusters, max_iter, calibrate=calibrate)
     if job == "ingest":
         return _plan_images.ingest(source, calibrate=calibrate)

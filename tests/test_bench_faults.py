@@ -70,11 +70,15 @@ def test_only_hits_count():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children of the killed")
-def test_nothing_outlives_a_killed_bench():
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from fault_cluster import process; "
-    code += "print(process(['sleep', '100']).pid, flush=True); sys.stdin.read()"
+def test_nothing_outlives_a_killed_bench(tmp_path):
+    code = "import sys, time; sys.path.insert(0, sys.argv[1]); from fault_cluster import Process; "
+    code += "from functools import partial; from pathlib import Path; "
+    code += "child = Process(partial(time.sleep, 100), Path(sys.argv[2])); "
+    code += "print(child.pid, flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", code, str(BENCH)], **pipes) as bench:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(BENCH), str(tmp_path / "shown")], **pipes
+    ) as bench:
         child = psutil.Process(int(bench.stdout.readline()))
         assert child.is_running()
         bench.send_signal(signal.SIGKILL)

@@ -1,42 +1,83 @@
-"""Processes that a bench may kill, and that end when the bench is killed; a cluster of them."""
+"""Processes that a bench may kill, and that end when the bench is killed; a cluster of them.
+
+They are forked from the bench, which has imported what they need: so a round takes a few seconds.
+"""
 
 import ctypes
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
-def _end_with_parent() -> None:
-    """Ask Linux to kill this process when the one that started it ends, however that ends."""
+class Process:
+    """A fork of this process that runs a function, and does not outlive this process on Linux.
+
+    To be made in the main thread: Linux kills it when the *thread* that made it ends. What it
+    shows is added to the file `shown`.
+    """
+
+    def __init__(self, run: Callable[[], object], shown: Path) -> None:
+        process = multiprocessing.get_context("fork").Process(target=_run, args=(run, shown))
+        process.start()
+        self._process = process
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._process.kill()
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Return the exit status, once it has ended; that of signals is negative.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended by then.
+        """
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            raise TimeoutError
+        return self._process.exitcode
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.is_alive()
+
+    @property
+    def pid(self) -> int | None:
+        """Its number."""
+        return self._process.pid
+
+
+def _run(run: Callable[[], object], shown: Path) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
-
-
-def process(words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Start a program that does not outlive this one. To be called in the main thread.
-
-    Linux sends the signal when the *thread* that started a process ends.
-    """
-    return subprocess.Popen(words, preexec_fn=_end_with_parent, **options)  # noqa: S603, PLW1509 - there are no threads yet that could hold a lock
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the bench puts its own things away
+    with shown.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    run()
 
 
 class Cluster:
     """A scheduler and workers, each a process of its own.
 
-    `preload` is the name of a module in `folder` that workers import first.
+    `prepare` is called in each worker before it begins.
     """
 
-    def __init__(self, folder: Path, n_workers: int = 2, preload: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, n_workers: int = 2, prepare: Callable[[], object] | None = None
+    ) -> None:
         self.folder = folder
-        self._preload = [] if preload is None else ["--preload", preload]
+        self._prepare = prepare
         file = folder / "scheduler.json"
         file.unlink(missing_ok=True)
         self.scheduler = self._begin(
@@ -48,22 +89,23 @@ class Cluster:
         self.address = json.loads(file.read_text())["address"]
         self.workers = [self.add_worker() for _ in range(n_workers)]
 
-    def add_worker(self) -> subprocess.Popen[Any]:
+    def add_worker(self) -> Process:
         """Start one worker more."""
         return self._begin(
             "worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard",
-            "--host", "127.0.0.1", "--death-timeout", "60", *self._preload,
-            "--local-directory", str(self.folder),
+            "--host", "127.0.0.1", "--death-timeout", "60", "--local-directory", str(self.folder),
         )  # fmt: skip
 
-    def _begin(self, kind: str, *arguments: str) -> subprocess.Popen[Any]:
-        path = os.pathsep.join([str(self.folder), os.environ.get("PYTHONPATH", "")])
-        return process(
-            [sys.executable, "-m", "distributed.cli.dask_" + kind, *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
-        )
+    def _begin(self, kind: str, *arguments: str) -> Process:
+        from distributed.cli import dask_scheduler, dask_worker
+
+        def run() -> None:
+            if kind == "worker" and self._prepare is not None:
+                self._prepare()
+            main: Any = {"scheduler": dask_scheduler, "worker": dask_worker}[kind].main
+            main(list(arguments), prog_name=f"dask-{kind}")
+
+        return Process(run, self.folder / "shown")
 
     def close(self) -> None:
         """End all processes."""

@@ -15,18 +15,20 @@ import json
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fault_cluster import Cluster, process
+import distributed
+from fault_cluster import Cluster, Process
+
+import dkmeans
 
 VICTIMS = ("client", "one worker", "all workers", "scheduler")
 _TIMEOUT = 240  # seconds from which on a job hangs
@@ -40,10 +42,10 @@ class Bench(ABC):
     """Jobs to disturb, what becomes of them undisturbed, and the cluster of the moment."""
 
     kinds: Mapping[str, Sequence[str]]  # of jobs, by the phases that they have; these take turns
-    program: Sequence[str] = ("-m", "dkmeans")  # that Python runs as dkmeans
-    preload: str | None = None  # see `Cluster`
+    prepare: Callable[[], object] | None = None  # what workers do first
 
     def __init__(self, folder: Path) -> None:
+        _ = distributed.Worker, dkmeans.KMeans, dkmeans.ingest, dkmeans.quantize  # forks have them
         self.folder = folder
         (folder / "cluster").mkdir()
         self.wanted: dict[str, str] = {}
@@ -75,11 +77,17 @@ class Bench(ABC):
     def can_resume(self, kind: str, place: Path) -> bool:
         """Return whether a job that has failed has left something to go on from."""
 
+    def run(self, words: Sequence[str]) -> None:
+        """Run dkmeans in this process."""
+        from dkmeans._cli import cli
+
+        cli(list(words), prog_name="dkmeans")
+
     def begin_cluster(self, n_workers: int | None = None) -> Cluster:
         """Start a cluster instead of the last one, of as many workers by default."""
         self.close()
         self.n_workers = n_workers or self.n_workers
-        self._cluster = Cluster(self.folder / "cluster", self.n_workers, self.preload)
+        self._cluster = Cluster(self.folder / "cluster", self.n_workers, self.prepare)
         return self._cluster
 
     def close(self) -> None:
@@ -89,17 +97,21 @@ class Bench(ABC):
             self._cluster = None
 
     def learn(self, kind: str) -> str:
-        """Run a job undisturbed; note how long its phases last, and return a hash of its output."""
+        """Run a job undisturbed; return a hash of its output."""
         place = self.folder / f"undisturbed-{kind}"
         place.mkdir()
         job = self._begin(kind, place)
         if job.wait(_TIMEOUT):
             raise SystemExit((place / "shown").read_text())
-        for (phase, began), (_, ended) in itertools.pairwise(self.times(place)):
-            self._lasts[kind, phase] = ended - began
+        self._learn_from(kind, place)
         found = self.digest(self.output(kind, place))
         shutil.rmtree(place)
         return found
+
+    def _learn_from(self, kind: str, place: Path) -> None:
+        """Note how long those phases lasted that have ended."""
+        for (phase, began), (_, ended) in itertools.pairwise(self.times(place)):
+            self._lasts[kind, phase] = ended - began
 
     def play(self, phase: str, victim: str, kind: str, seed: int) -> dict[str, Any]:
         """Play one round; return what happened."""
@@ -117,6 +129,7 @@ class Bench(ABC):
             if victim == "client":
                 at_work = status == -signal.SIGKILL and self.at_work(kind, place)
             known["hit"] = at_work and self.lasted(phase, sent, place)
+            self._learn_from(kind, place)  # the machine may have become faster, or slower
             known["survived"] = status == 0
             if victim == "scheduler":
                 self.begin_cluster()
@@ -125,7 +138,7 @@ class Bench(ABC):
                 known["status again"] = self._begin(kind, place, again=True).wait(_TIMEOUT)
             known["same"] = self.digest(self.output(kind, place)) == self.wanted[kind]
             known["left"] = self._left(kind, place)
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             known |= {"hung": True, "hit": True}
             self.begin_cluster()
         finally:
@@ -140,17 +153,16 @@ class Bench(ABC):
         shutil.rmtree(place, ignore_errors=True)
         return known
 
-    def _begin(self, kind: str, place: Path, *, again: bool = False) -> subprocess.Popen[bytes]:
-        """Start a job; what it does goes to one file, what it shows to another."""
+    def _begin(self, kind: str, place: Path, *, again: bool = False) -> Process:
+        """Start a job; what it does goes to a file."""
         cluster = self._cluster or self.begin_cluster()
-        words = [sys.executable, *self.program, *self.command(kind, place, again=again)]
-        more = ["--scheduler", cluster.address, "--log-json", str(place / "log.json")]
-        with (place / "shown").open("ab") as file:
-            return process([*words, *more], stdout=file, stderr=file)
+        words = self.command(kind, place, again=again)
+        words += ["--scheduler", cluster.address, "--log-json", str(place / "log.json")]
+        return Process(lambda: self.run(words), place / "shown")
 
-    def _wait(self, job: subprocess.Popen[bytes], place: Path, phase: str, seconds: float) -> None:
+    def _wait(self, job: Process, place: Path, phase: str, seconds: float) -> None:
         """Wait until a phase has lasted for so long."""
-        while job.poll() is None:
+        while job.runs:
             began = dict(self.times(place)).get(phase)
             if began is not None:
                 time.sleep(max(0.0, began + seconds - time.time()))
@@ -177,7 +189,7 @@ class Bench(ABC):
                 return True
         return False
 
-    def _kill(self, victim: str, job: subprocess.Popen[bytes]) -> None:
+    def _kill(self, victim: str, job: Process) -> None:
         """Kill a victim, and do what a nanny does."""
         cluster = self._cluster
         assert cluster is not None  # noqa: S101 - the job runs on it
@@ -188,7 +200,7 @@ class Bench(ABC):
             "scheduler": [cluster.scheduler],
         }[victim]
         for each in victims:
-            each.send_signal(signal.SIGKILL)
+            each.kill()
         if victims[0] in cluster.workers:
             for each in victims:
                 each.wait()

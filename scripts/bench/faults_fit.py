@@ -12,13 +12,18 @@ labels to their name).
 """
 
 import hashlib
-import subprocess
+import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import fault_rounds
 import numpy as np
+from fault_cluster import Process
 from fault_rounds import Event
 
 KINDS = {
@@ -29,62 +34,65 @@ KINDS = {
 }
 _ITERATIONS = 3
 _CHUNK = 20_000  # rows
+_SLEEP = 0.08  # seconds
 
-# A summary that is small, so that the data may be; and passes that can be hit, for they last.
-_SLOWED = """
-import time
-import dkmeans._summary_rows as rows
-rows.MIN_ROWS, rows.ROWS_PER_CLUSTER = 2000, 50
-import dkmeans._frame as frame
-inner = frame.Centers.assign
-def assign(self, *args, **kwargs):
-    time.sleep(0.08)
-    return inner(self, *args, **kwargs)
-frame.Centers.assign = assign
-look = frame.Ranges.of.__func__
-def of(cls, *args):
-    time.sleep(0.08)
-    return look(cls, *args)
-frame.Ranges.of = classmethod(of)
-"""
-# And what is done with files in the end can be hit before and after each step of it.
-_CLIENT = (
-    _SLOWED
-    + """
-import os
-def slowly(name):
-    do = getattr(os, name)
-    def slow(*args, **kwargs):
-        time.sleep(0.05)
-        try:
-            return do(*args, **kwargs)
-        finally:
-            time.sleep(0.05)
-    setattr(os, name, slow)
-for name in ("rename", "replace", "unlink", "rmdir"):
-    slowly(name)
-from dkmeans._cli import main
-main()
-"""
-)
+
+def slow_down() -> None:
+    """Make passes last, so that they can be hit, and summaries small, so that data may be."""
+    from dkmeans import _frame, _summary_rows
+
+    _summary_rows.MIN_ROWS, _summary_rows.ROWS_PER_CLUSTER = 2000, 50
+    assign, look = _frame.Centers.assign, _frame.Ranges.of.__func__
+
+    def slowly_assign(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(_SLEEP)
+        return assign(*args, **kwargs)
+
+    def slowly_look(*args: Any) -> Any:
+        time.sleep(_SLEEP)
+        return look(*args)
+
+    _frame.Centers.assign = slowly_assign
+    _frame.Ranges.of = classmethod(slowly_look)
+
+
+def slow_down_files() -> None:
+    """Make what is done with files last, so that it can be hit before and after each step."""
+
+    def slowed(do: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            time.sleep(_SLEEP)
+            try:
+                return do(*args, **kwargs)
+            finally:
+                time.sleep(_SLEEP)
+
+        return slow
+
+    for name in ("rename", "replace", "unlink", "rmdir"):
+        setattr(os, name, slowed(getattr(os, name)))
 
 
 class Bench(fault_rounds.Bench):
     """A table to fit to and to label."""
 
     kinds = KINDS
-    program = ("-c", _CLIENT)
-    preload = "slowed"
+    prepare = staticmethod(slow_down)
 
     def __init__(self, folder: Path, n_rows: int) -> None:
         super().__init__(folder)
-        (folder / "cluster" / "slowed.py").write_text(_SLOWED)
         self._data, self._model = folder / "rows.zarr", folder / "m.json"
         make_rows(self._data, n_rows)
         for kind in ("fit", "predict"):
             words = [*self.command(kind, folder, again=False), "--quiet"]
-            subprocess.run([sys.executable, *self.program, *words], check=True)  # noqa: S603 - Python itself
+            Process(partial(self.run, words), folder / "shown").wait()
             self.wanted[kind] = self.digest(self.output(kind, folder))
+
+    def run(self, words: Sequence[str]) -> None:
+        """Run dkmeans, slowly."""
+        slow_down()
+        slow_down_files()
+        super().run(words)
 
     def command(self, kind: str, place: Path, *, again: bool) -> list[str]:
         """Return the arguments of a fit, or of labels by the model of the undisturbed one."""
@@ -144,7 +152,7 @@ def make_rows(path: Path, n_rows: int) -> None:
 def main() -> None:
     """Play all rounds and write what happened."""
     parser = fault_rounds.options(__doc__ or "", KINDS)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the data")
+    parser.add_argument("--rows", type=int, default=500_000, help="of the data")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         sys.exit(fault_rounds.play_all(Bench(Path(name), given.rows), given))

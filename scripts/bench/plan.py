@@ -31,9 +31,10 @@ from repeated import write_picture, write_table
 CASES = "picture:1,picture:4,table:4,table:16"
 TILES, FEATURES = 64, 32
 MOST_ABOVE = 1.5  # times the peak may be planned, of a job that is not small
-SMALL = 350 * MIB  # of a worker, most of which is the libraries
+LEAST = 350 * MIB  # of a worker, most of which is the libraries
 
 _DEFAULT_K = {"picture": 256, "table": 64}
+_SMALL = {"picture": 0.001, "table": 0.04}  # gigapixels and GB; the table is not its own sample
 _SPILLED = ("disk-write", "bytes")  # as Dask calls it
 _COLUMNS = (
     *("data", "workers", "limit", "plan", "peak", "plan / peak", "client: plan / peak"),
@@ -103,7 +104,7 @@ class Found:
                 ("a worker", self.planned, self.peak),
                 ("the client", self.planned_client, self.peak_client),
             )
-            if peak > plan or plan > max(MOST_ABOVE * peak, SMALL)
+            if peak > plan or plan > max(MOST_ABOVE * peak, LEAST)
         ]
         told = ("spilled", "paused", "lost")
         return wrong + [f"{name}: {getattr(self, name)}" for name in told if getattr(self, name)]
@@ -160,10 +161,13 @@ def compile_kernels(folder: Path) -> None:
     """Do small jobs, so that what a first job compiles is there. For a process of its own."""
     import dkmeans
 
-    picture, table = (Case(kind, 0.001, 1, "", 4, folder, "").data() for kind in _DEFAULT_K)
-    dkmeans.quantize(picture, folder / "warm.zarr", n_colors=4, overwrite=True)
+    picture, table = (
+        Case(kind, size, 1, "", _DEFAULT_K[kind], folder, "").data()
+        for kind, size in _SMALL.items()
+    )
+    dkmeans.quantize(picture, folder / "warm.zarr", n_colors=_DEFAULT_K["picture"], overwrite=True)
     shutil.rmtree(folder / "warm.zarr")
-    dkmeans.KMeans(4).fit(str(table))
+    dkmeans.KMeans(_DEFAULT_K["table"]).fit(str(table))
 
 
 def troubles(client: Any) -> dict[str, int]:
