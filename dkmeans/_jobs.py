@@ -18,7 +18,7 @@ from dkmeans._estimators_minibatch import MiniBatchKMeans
 from dkmeans._jobs_labels import write_labels
 from dkmeans._passes import Passes, Progress
 from dkmeans._tables import table
-from dkmeans._tables_zarr import ROWS_OF_A_CHUNK, LabelArray
+from dkmeans._tables_zarr import ROWS_OF_A_CHUNK, complete_labels, create_labels
 from dkmeans._validation import (
     CompleteError,
     DkmeansError,
@@ -29,6 +29,8 @@ from dkmeans._validation import (
 )
 from dkmeans.images import _workspace
 from dkmeans.images._destination import as_path
+from dkmeans.images._store import kept_in
+from dkmeans.images._targets import Target, entered, refuse_among, target_of
 
 ALGORITHMS = ("lloyd", "minibatch")
 _TABLE = 2  # axes
@@ -256,8 +258,8 @@ def predict(
     data
         As for `fit`, of as many features as were fitted.
     output
-        A name that ends in ``.zarr``: int32, of the shape of the data without features; -1 for
-        rows with NaN, if the model leaves them out. It appears when it is complete.
+        A name or URL that ends in ``.zarr``: int32, of the shape of the data without features; -1
+        for rows with NaN, if the model leaves them out. It appears when it is complete.
     overwrite
         Whether a Zarr array of that name may be replaced.
     progress
@@ -272,7 +274,7 @@ def predict(
     InsufficientMemoryError
         If it needs more memory than there is.
     """
-    path = _label_path(output, overwrite=overwrite)
+    target = _label_target(output, data)
     shown = None if progress is None else _InBytes(progress)
     estimator = load(model)
     rows = opened(data)
@@ -282,22 +284,23 @@ def predict(
     if not pieces:
         raise SourceError(f"{data}: has no rows.")
     _needs_tables.check_predict(given, len(estimator.cluster_centers_))
-    with (
-        _workspace.opened(_workspace.place_of(path, is_folder=False), path) as space,
-        _stores.writing(path),
-    ):
-        space.begin_anew(path)
-        made = space.path / "labels.zarr"
-        labels = LabelArray.create(str(made), given.shape[:-1], chunks)
+    options = {"output": "predict"}
+    with entered(target, options, [], resume=False, overwrite=overwrite) as (space, job):
+        shape = given.shape[:-1]
+        site = target.lay_out(job, lambda root: create_labels(kept_in(root), shape, chunks))
         centers = estimator._centers  # noqa: SLF001 - of a class of ours
-        found = write_labels(Passes(shown), pieces, height, centers, labels)
+        found = write_labels(Passes(shown), pieces, height, centers, site)
         with _about(data):
             estimator._check_ranges(found.ranges)  # noqa: SLF001 - of a class of ours
         marks = {"format": "dkmeans-labels", "version": 1, "n_clusters": len(found.counts)}
-        labels.complete({"dkmeans": marks})
-        space.publish(made, path)
+        target.finish(
+            space,
+            job,
+            {},
+            complete=lambda root: complete_labels(kept_in(root), {"dkmeans": marks}),
+        )
     return PredictResult(
-        str(path),
+        str(target.path),
         given.n_rows,
         given.n_features,
         found.counts,
@@ -306,16 +309,10 @@ def predict(
     )
 
 
-def _label_path(output: str, *, overwrite: bool) -> Path:
-    """Return where labels go, if they may."""
-    if _stores.is_url(output):
-        raise OutputError(f"{output}: labels are not yet written to URLs; give a path.")
-    path = as_path("output", output).absolute()
-    if path.suffix != ".zarr":
+def _label_target(output: str, data: str) -> Target[Any]:
+    """Return where labels go."""
+    target = target_of(output, [], is_single=False)
+    if target.kind != "zarr":
         raise InvalidArgumentError(f"output is {output!r}; its name must end in .zarr.")
-    if path.exists():
-        if not overwrite:
-            raise OutputError(f"{output}: exists already; choose another name, or overwrite.")
-        if not (path / "zarr.json").is_file():
-            raise OutputError(f"{output}: is no Zarr array, and so is not overwritten; remove it.")
-    return path
+    refuse_among("output", output, [data if _stores.is_url(data) else Path(data)])
+    return target

@@ -13,7 +13,8 @@ from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._summary_rows import blocks
 from dkmeans._tables import TablePiece
 from dkmeans._tables_regions import Region
-from dkmeans._tables_zarr import LabelArray
+from dkmeans.images._site import Site
+from dkmeans.images._store import ArrayWriter
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,8 @@ class _Label:
     """Labels the rows of a partition, and writes each piece as the chunk that it is."""
 
     centers: Centers
-    labels: LabelArray
+    place: str
+    document: bytes | None
     height: int
 
     def __call__(self, partition: Partition, tick: Ticker) -> Labelled:
@@ -68,7 +70,7 @@ class _Label:
             sum_kernels.add_exactly(distances[used], limbs)
             part = Labelled(ranges, counts, limbs)
             found = part if found is None else found.merge(part)
-        self.labels.write(chunk, labels)
+        ArrayWriter(self.place, "", self.document).write(chunk.start, labels)
         assert found is not None  # noqa: S101 - a region has rows
         return found
 
@@ -84,7 +86,7 @@ def write_labels(
     pieces: Sequence[TablePiece],
     height: int,
     centers: Centers,
-    labels: LabelArray,
+    site: Site,
 ) -> Labelled:
     """Label rows in one pass, and write the labels.
 
@@ -98,10 +100,10 @@ def write_labels(
         How far along the first axis they are best read at a time.
     centers
         The nearest of which is a row's label.
-    labels
-        OUT: of the chunks of the pieces.
+    site
+        OUT: an array of the chunks of the pieces, under construction.
 
     Memory: the labels of a chunk, and some blocks, for each task that runs.
     """
-    work = _Label(centers, labels, height)
+    work = _Label(centers, site.place, site.document(""), height)
     return passes.run("predict", work, _passes.partition(pieces), Labelled.merge)

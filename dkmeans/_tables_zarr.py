@@ -197,45 +197,31 @@ class StoredArray:
             return np.asarray(array[index])
 
 
-@dataclass(frozen=True)
-class LabelArray:
-    """An array of int32 in a folder of Zarr, written chunk by chunk by whoever has a whole one.
+def create_labels(place: Any, shape: tuple[int, ...], chunks: tuple[int, ...]) -> None:
+    """Create an array of int32 without chunks, in a folder or in what zarr keeps arrays in.
 
-    Its bytes carry checksums, so that a chunk that has been damaged is not read as labels.
+    Its chunks carry checksums, so that one that has been damaged is not read as labels.
     """
+    import zarr  # noqa: PLC0415 - slow
+    from zarr.codecs import Crc32cCodec, ZstdCodec  # noqa: PLC0415 - slow
 
-    path: str
+    zarr.create_array(
+        place,
+        shape=shape,
+        chunks=tuple(max(1, min(n, extent)) for n, extent in zip(chunks, shape, strict=True)),
+        dtype=np.int32,
+        fill_value=-1,
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        zarr_format=3,
+        config={"write_empty_chunks": True},
+    )
 
-    @classmethod
-    def create(cls, path: str, shape: tuple[int, ...], chunks: tuple[int, ...]) -> "LabelArray":
-        """Create one without chunks."""
-        import zarr  # noqa: PLC0415 - slow
-        from zarr.codecs import Crc32cCodec, ZstdCodec  # noqa: PLC0415 - slow
 
-        zarr.create_array(
-            path,
-            shape=shape,
-            chunks=tuple(max(1, min(n, extent)) for n, extent in zip(chunks, shape, strict=True)),
-            dtype=np.int32,
-            fill_value=-1,
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
-            zarr_format=3,
-            config={"write_empty_chunks": True},
-        )
-        return cls(path)
+def complete_labels(place: Any, attributes: dict[str, Any]) -> None:
+    """Write the attributes of an array that `create_labels` has made: its last metadata."""
+    import zarr  # noqa: PLC0415 - slow
 
-    def write(self, region: Region, labels: npt.NDArray[np.int32]) -> None:
-        """Write the labels of a region that is a chunk."""
-        import zarr  # noqa: PLC0415 - slow
-
-        array = zarr.open_array(self.path, mode="r+")
-        array.with_config({"write_empty_chunks": True})[region.slices] = labels
-
-    def complete(self, attributes: dict[str, Any]) -> None:
-        """Write attributes: the last that is written."""
-        import zarr  # noqa: PLC0415 - slow
-
-        zarr.open_array(self.path, mode="r+").update_attributes(attributes)
+    zarr.open_array(place, mode="r+").update_attributes(attributes)
 
 
 def raw_steps(raw: RawChunks) -> tuple[int, ...]:

@@ -305,9 +305,10 @@ def test_predict_leaves_out_what_the_model_leaves_out(folder):
     [(("none.json", "rows.zarr", "l.zarr"), 1, "none.json: no such file"),
      (("m.json", "wide.zarr", "l.zarr"), 1, "wide.zarr: X has 5 features, but KMeans is expecting"),
      (("m.json", "rows.zarr", "labels"), 2, "its name must end in .zarr"),
-     (("m.json", "rows.zarr", "s3://bucket/l.zarr"), 1, "not yet written to URLs"),
-     (("m.json", "rows.zarr", "rows.zarr"), 1, "exists already"),
-     (("m.json", "rows.zarr", "folder.zarr", "--overwrite"), 1, "is no Zarr array"),
+     (("m.json", "rows.zarr", "rows.zarr", "--overwrite"), 1, "is also a source"),
+     (("m.json", "rows.zarr", "rows.zarr/c/l.zarr", "--overwrite"), 1, "lies inside the source"),
+     (("m.json", "rows.zarr", "wide.zarr"), 1, "exists already"),
+     (("m.json", "rows.zarr", "folder.zarr", "--overwrite"), 1, "is no Zarr store"),
      (("rows.npy", "rows.zarr", "l.zarr"), 1, "not a dkmeans model")],
 )  # fmt: skip
 def test_what_cannot_be_labelled(arguments, status, sentence, folder):

@@ -120,6 +120,13 @@ def placed(url):
     return url, _stores.state(url)
 
 
+def test_folders_that_are_left_of_a_store_are_nothing(sources, s3):
+    dkmeans.quantize(sources, f"{s3}/o.zarr", n_colors=4)
+    _stores_objects.remove_below(f"{s3}/o.zarr")
+    for overwrite in (False, True):
+        dkmeans.quantize(sources, f"{s3}/o.zarr", n_colors=4, overwrite=overwrite)
+
+
 def test_what_is_none_of_ours_is_never_removed(sources, s3):
     _stores.write(f"{s3}/o.zarr/precious", b"1")
     for overwrite in (False, True):

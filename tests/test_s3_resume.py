@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
+from s3_proxy import Trouble
 from test_resume import (  # the same jobs, interrupted in the same way
     SMALL,
     Stop,
@@ -20,7 +22,8 @@ from test_resume import (  # the same jobs, interrupted in the same way
     sources,
 )
 
-from dkmeans import _stores, _stores_locks
+import dkmeans
+from dkmeans import _jobs, _stores, _stores_locks
 from dkmeans import _stores_objects as objects
 from dkmeans._palette import Palette
 from dkmeans._validation import CompleteError, InvalidArgumentError, OutputError, SourceError
@@ -47,7 +50,7 @@ def url_of(s3, kind):
 def held(s3, kind):
     """The bytes of an output, as `content` has those of one on the disk."""
     names = objects.names_below(f"{s3}/{kind}")
-    if "" in names or not names:
+    if not names:
         return _stores.read(f"{s3}/{kind}")
     return {name: _stores.read(f"{s3}/{kind}/{name}") for name in names}
 
@@ -234,6 +237,41 @@ def test_without_resume_a_job_starts_over_and_says_so(sources, tmp_path, s3, cap
     assert "what an interrupted job had left is removed" in caplog.text
     assert whole.passes == ["count colours", "write"]
     assert held(s3, "out.zarr") == bytes_there
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_labels_of_rows_are_the_same_bytes(overwrite, tmp_path, s3):
+    rows = np.random.default_rng(1).normal(size=(3000, 4)).astype(np.float32)
+    zarr.create_array(str(tmp_path / "rows.zarr"), data=rows, chunks=(700, 4))
+    dkmeans.KMeans(5, random_state=0).fit(rows).save(tmp_path / "m.json")
+    names = [str(tmp_path / name) for name in ("m.json", "rows.zarr")]
+    url = f"{s3}/l.zarr"
+    here = _jobs.predict(*names, str(tmp_path / "l.zarr"))
+    for name in ("l.zarr/c/9", ".l.zarr.dkmeans/chunks", ".l.zarr.dkmeans/job.json"):  # of a crash
+        _stores.write(f"{s3}/{name}", b"{}")
+    if overwrite:
+        _jobs.predict(*names, url)
+        with pytest.raises(OutputError, match=f"{url}: exists already"):
+            _jobs.predict(*names, url)
+    there = _jobs.predict(*names, url, overwrite=overwrite)
+    assert (there.inertia, there.output) == (here.inertia, url)
+    assert held(s3, "l.zarr") == content(tmp_path / "l.zarr")
+    assert {n.split("/")[0] for n in objects.names_below(s3)} == {"l.zarr"}
+
+
+def test_labels_appear_when_they_are_complete(tmp_path, s3, proxy, monkeypatch):
+    monkeypatch.setenv("DKMEANS_RETRY_SECONDS", "0.2")
+    rows = np.random.default_rng(1).normal(size=(300, 4)).astype(np.float32)
+    zarr.create_array(str(tmp_path / "rows.zarr"), data=rows)
+    dkmeans.KMeans(5, random_state=0).fit(rows).save(tmp_path / "m.json")
+    proxy.trouble = [Trouble("503", methods=("PUT",), part="/zarr.json ")]
+    job = [str(tmp_path / "m.json"), str(tmp_path / "rows.zarr"), f"{s3}/l.zarr"]
+    with pytest.raises(OutputError, match="answered 503"):
+        _jobs.predict(*job)
+    proxy.trouble = []
+    assert objects.names_below(s3) == set()
+    _jobs.predict(*job)
+    assert "l.zarr/zarr.json" in objects.names_below(s3)
 
 
 def test_a_source_that_fails_stays_out_when_a_job_goes_on(sources, tmp_path, s3):

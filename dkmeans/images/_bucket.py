@@ -158,10 +158,10 @@ class Bucket:
             return {file for i, file in self.files.items() if str(self._names[i]) in there}
         if self.kind != "zarr":
             return {self.path} if objects.find(self.path) else set()
-        listing = objects.listing(self.path)
-        if _store.is_marked(listing.objects):
+        if _store.is_marked(objects.listing(self.path).objects):
             return {self.path}
-        is_there = listing.objects or listing.folders or objects.find(self.path)
+        # Some servers list folders whose last object is gone: only objects count.
+        is_there = objects.names_below(self.path) or objects.find(self.path)
         # Chunks without metadata may be those of a job that was interrupted.
         if is_there and not objects.exists(f"{_workspace(self.path, self.kind)}/{_CHUNKS}"):
             raise OutputError(

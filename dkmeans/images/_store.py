@@ -274,10 +274,7 @@ def _probe_group(path: str, group: Any, listing: Any) -> Iterator[tuple[str, Zar
 
 
 class Blueprint:
-    """The metadata of a store that is yet to be written, held in memory: a place to create in.
-
-    In S3 metadata come last: an array without them is none.
-    """
+    """The metadata of a store in S3, where they come last, in memory: a place to create in."""
 
     def __init__(self) -> None:
         self.store = _zarr().storage.MemoryStore()
@@ -292,7 +289,8 @@ class Blueprint:
 Root = Path | Blueprint
 
 
-def _place(place: Root) -> Any:
+def kept_in(place: Root) -> Any:
+    """Return what zarr makes arrays in."""
     return place.store if isinstance(place, Blueprint) else str(place)
 
 
@@ -306,7 +304,7 @@ def create(
     codecs = [_zarr().codecs.Crc32cCodec()]
     if compress:
         codecs.insert(0, _zarr().codecs.BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle"))
-    group = _zarr().create_group(_place(path), zarr_format=3)
+    group = _zarr().create_group(kept_in(path), zarr_format=3)
     for name, (shape, chunks) in arrays.items():
         group.create_array(
             name,
@@ -321,7 +319,7 @@ def create(
 def complete(path: Root, images: Sequence[Image]) -> None:
     """Write the list of images, which makes the store complete."""
     listing: Any = {"format": _FORMAT, "version": _VERSION, "images": [asdict(i) for i in images]}
-    _zarr().open_group(_place(path), mode="r+").attrs["dkmeans"] = listing
+    _zarr().open_group(kept_in(path), mode="r+").attrs["dkmeans"] = listing
 
 
 class ArrayWriter:
@@ -389,7 +387,7 @@ def create_labels(path: Root, name: str, shape: tuple[int, int], palette: Palett
     `name` is the array's path in the group at `path`, or "" for an array at `path` itself.
     """
     array = _zarr().create_array(
-        _place(path),
+        kept_in(path),
         name=name or None,
         shape=shape,
         chunks=(min(CHUNK, shape[0]), min(CHUNK, shape[1])),
