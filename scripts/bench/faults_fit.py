@@ -37,7 +37,7 @@ _CHUNK = 20_000  # rows
 _SLEEP = 0.08  # seconds
 
 
-def slow_down() -> None:
+def slow_down(seconds: float = _SLEEP) -> None:
     """Make passes last, so that they can be hit, and summaries small, so that data may be."""
     from dkmeans import _frame, _summary_rows
 
@@ -45,11 +45,11 @@ def slow_down() -> None:
     assign, look = _frame.Centers.assign, _frame.Ranges.of.__func__
 
     def slowly_assign(*args: Any, **kwargs: Any) -> Any:
-        time.sleep(_SLEEP)
+        time.sleep(seconds)
         return assign(*args, **kwargs)
 
     def slowly_look(*args: Any) -> Any:
-        time.sleep(_SLEEP)
+        time.sleep(seconds)
         return look(*args)
 
     _frame.Centers.assign = slowly_assign
