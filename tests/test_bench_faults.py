@@ -13,8 +13,9 @@ import pytest
 
 BENCH = Path(__file__).parents[1] / "scripts" / "bench"
 sys.path.insert(0, str(BENCH))
-rounds, fits, images = (
-    importlib.import_module(name) for name in ("fault_rounds", "faults_fit", "faults_images")
+cluster, rounds, fits, images = (
+    importlib.import_module(name)
+    for name in ("fault_cluster", "fault_rounds", "faults_fit", "faults_images")
 )
 
 FIT = [
@@ -83,3 +84,9 @@ def test_nothing_outlives_a_killed_bench(tmp_path):
         assert child.is_running()
         bench.send_signal(signal.SIGKILL)
     assert psutil.wait_procs([child], timeout=30)[1] == []
+
+
+def test_a_watch_waits_for_seconds_in_which_it_runs():
+    watch, looks = cluster.Watch(), iter([False, False, True])
+    assert watch.wait(lambda: next(looks), 5)
+    assert not watch.wait(lambda: False, 0.05)

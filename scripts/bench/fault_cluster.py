@@ -5,6 +5,7 @@ They are forked from the bench, which has imported what they need: so a round ta
 
 import ctypes
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+_LOOK = 0.02  # seconds between two looks
+_LATE = 0.5  # seconds by which a busy machine may be late
 
 
 class Process:
@@ -33,18 +36,18 @@ class Process:
         """Send SIGKILL."""
         self._process.kill()
 
-    def wait(self, seconds: float | None = None) -> int:
+    def wait(self, seconds: float = math.inf) -> int:
         """Return the exit status, once it has ended; that of signals is negative.
 
         Raises
         ------
         TimeoutError
-            If it has not ended by then.
+            If it has not ended after so many seconds.
         """
-        self._process.join(seconds)
-        if self._process.exitcode is None:
+        if not Watch().wait(lambda: not self.runs, seconds):
             raise TimeoutError
-        return self._process.exitcode
+        self._process.join()
+        return self._process.exitcode or 0
 
     @property
     def runs(self) -> bool:
@@ -65,6 +68,33 @@ def _run(run: Callable[[], object], shown: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     run()
+
+
+class Watch:
+    """Waits; time in which this process did not run, since all were stopped, is no time.
+
+    Attributes
+    ----------
+    stood_still
+        The longest such time, in seconds: what was measured meanwhile means little.
+    """
+
+    def __init__(self) -> None:
+        self.stood_still = 0.0
+
+    def wait(self, over: Callable[[], bool], seconds: float) -> bool:
+        """Wait until something is so; return False if it is not after so many seconds."""
+        last = time.monotonic()
+        while not over():
+            if seconds <= 0:
+                return False
+            asked = min(_LOOK, seconds)
+            time.sleep(asked)
+            now = time.monotonic()
+            still, last = now - last - asked, now
+            self.stood_still = max(self.stood_still, still)
+            seconds -= asked + min(still, _LATE)
+        return True
 
 
 class Cluster:

@@ -35,7 +35,7 @@ import dask
 from cluster_jobs import JOBS, make_data
 from distributed import Client
 from distributed.cli import dask_scheduler, dask_worker
-from fault_cluster import Process
+from fault_cluster import Process, Watch
 from faults_fit import slow_down
 
 PREFIX = f"dkh{os.getpid() % 10000}"  # of all that is made; names of devices have 15 letters
@@ -226,26 +226,6 @@ def do(job: str, folder: Path, scheduler: str, begun: Path, told: Path) -> None:
     found = {"result": result, "start": start, "ended": ended, "lost": lost}
     told.with_suffix(".part").write_text(json.dumps(found))
     told.with_suffix(".part").rename(told)
-
-
-class Watch:
-    """Waits, and notes for how long this process did not run meanwhile: then times mean little."""
-
-    def __init__(self) -> None:
-        self.stood_still = 0.0
-
-    def wait(self, over: Callable[[], bool], seconds: float) -> bool:
-        """Wait until something is so; return False if it is not after so many seconds."""
-        end = last = time.monotonic()
-        end += seconds
-        while not over():
-            time.sleep(min(0.02, max(0.0, end - last)))
-            now = time.monotonic()
-            self.stood_still = max(self.stood_still, now - last - 0.02)
-            last = now
-            if now >= end:
-                return over()
-        return True
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,10 @@
 A scheduler and workers of their own run on loopback. After each job the memory, open files and
 objects of client, scheduler and workers are noted; in the end a line is laid through what came
 after the warm-up. Exit status 1 if a result differed from the first, or if something grew.
+
+A scheduler of Dask's keeps something of each graph, whoever sends it. `--bare` runs as long again,
+on a new cluster, with as many graphs and tasks a round as the jobs had, but of plain functions;
+what grew by no more than there is then not counted as grown.
 """
 
 import argparse
@@ -15,16 +19,19 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import psutil
 from cluster_jobs import JOBS, make_data
-from distributed import Client
+from distributed import Client, span
 
 WARM_UP = 0.34  # share of the samples that is left out
 # What may be noise of the allocator, for each job; and open files and objects may not grow at all.
@@ -124,18 +131,23 @@ def slope(values: Sequence[float]) -> tuple[float, float]:
     return float(a), float(np.sqrt(covariance[0, 0]))
 
 
+def growth(samples: Sequence[dict[str, float]], name: str) -> tuple[float, float]:
+    """Return the slope of what was noted under a name after the warm-up, and its error."""
+    kept = samples[int(len(samples) * WARM_UP) :]
+    return slope([each.get(name, 0.0) for each in kept])
+
+
 def verdict(samples: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Return what has grown after the warm-up, with its growth a job."""
-    kept = samples[int(len(samples) * WARM_UP) :]
     grown = {}
-    for name in kept[-1] if kept else ():
+    for name in samples[-1] if samples else ():
         kind = name.split()[1]
         # Workers are killed: how much the oldest holds goes up and down with its age.
         if kind not in TOLERATED or name.startswith("worker"):
             continue
-        a, error = slope([each.get(name, 0.0) for each in kept])
+        a, error = growth(samples, name)
         if a > TOLERATED[kind] and a > SIGMAS * error:
-            grown[name] = {"a_job": a, "standard_error": error, "last": kept[-1][name]}
+            grown[name] = {"a_job": a, "standard_error": error, "last": samples[-1][name]}
     return grown
 
 
@@ -145,15 +157,53 @@ def grown_types(before: dict[str, int], after: dict[str, int]) -> dict[str, int]
     return {name: n for name, n in sorted(more.items(), key=lambda item: -item[1])[:12] if n > TOLD}
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run jobs until the time is over; return what was seen."""
+def round_of_jobs(folder: Path) -> dict[str, str]:
+    """Do each job once; return hashes of what came out."""
+    return {name: job(folder) for name, job in JOBS.items()}
+
+
+@contextmanager
+def noting(client: Client, sizes: list[int]) -> Iterator[None]:
+    """Note how many tasks each graph has that goes to the cluster."""
+    get = client.get
+
+    def noted(graph: Any, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(graph))
+        return get(graph, *args, **kwargs)
+
+    client.get = noted
+    try:
+        yield
+    finally:
+        del client.get
+
+
+@cache
+def own_span() -> dict[str, Any]:
+    """Return an annotation with one of Dask's spans: one for each graph would be kept."""
+    with span("bare"):
+        return {"span": dask.get_annotations()["span"]}
+
+
+def run_bare(client: Client, sizes: Sequence[int]) -> None:
+    """Run graphs of so many tasks, with nothing of dkmeans in them, in one span."""
+    for size in sizes:
+        name = uuid.uuid4().hex
+        leaves = [f"leaf-{name}-{i}" for i in range(size - 1)]
+        graph: dict[str, Any] = {key: (abs, i) for i, key in enumerate(leaves)}
+        graph[f"sum-{name}"] = (sum, leaves)
+        with dask.annotate(**own_span()):
+            futures = client.get(graph, [*leaves, f"sum-{name}"], sync=False, retries=2)
+        client.gather(futures[-1])
+
+
+def run(
+    arguments: argparse.Namespace, one_round: Callable[[Client], dict[str, str]]
+) -> dict[str, Any]:
+    """Repeat a round on a cluster of its own until the time is over; return what was seen."""
     rng = random.Random(arguments.seed)  # noqa: S311 - no secret
-    folder = arguments.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "table.zarr").exists():
-        make_data(folder, arguments.side, arguments.rows)
     samples, kills, over = [], [], threading.Event()
-    results: dict[str, set[str]] = {name: set() for name in JOBS}
+    results: dict[str, set[str]] = {}
     before: dict[str, dict[str, int]] = {}
     with (
         cluster(arguments.workers, arguments.memory_limit) as (scheduler, nanny, address),
@@ -168,25 +218,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         warm = time.monotonic() + 60 * arguments.minutes * WARM_UP
         try:
             while time.monotonic() < end:
-                for name, job in JOBS.items():
-                    results[name].add(job(folder))
+                for name, found in one_round(client).items():
+                    results.setdefault(name, set()).add(found)
                 samples.append(sample(client, scheduler, nanny))
                 if not before and time.monotonic() > warm:
-                    before = {
-                        "client": types_within(),
-                        "scheduler": client.run_on_scheduler(types_within),
-                    }
+                    before = types_of_both(client)
         finally:
             over.set()
             killer.join()
-        after = {
-            "client": types_within(),
-            "scheduler": client.run_on_scheduler(types_within),
-        }
+        after = types_of_both(client)
     return {
         "rounds": len(samples),
         "kills": len(kills),
-        "processors": os.cpu_count(),
         "results": {name: sorted(found) for name, found in results.items()},
         "grown": verdict(samples),
         "grown_types": {who: grown_types(before.get(who, {}), after[who]) for who in after},
@@ -194,6 +237,51 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "last": samples[-1],
         "samples": samples,
     }
+
+
+def types_of_both(client: Client) -> dict[str, dict[str, int]]:
+    """Count the objects of each type in the client and in the scheduler."""
+    return {"client": types_within(), "scheduler": client.run_on_scheduler(types_within)}
+
+
+def soak(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run jobs, and then, if asked for, as many tasks without dkmeans; return what was seen."""
+    folder, sizes = arguments.folder, []  # type: Path, list[int]
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "table.zarr").exists():
+        make_data(folder, arguments.side, arguments.rows)
+
+    def ours(client: Client) -> dict[str, str]:
+        sizes.clear()
+        with noting(client, sizes):
+            return round_of_jobs(folder)
+
+    def bare(client: Client) -> dict[str, str]:
+        run_bare(client, sizes)
+        return {}
+
+    found = {"processors": os.cpu_count(), **run(arguments, ours)}
+    found["tasks"] = sizes
+    if arguments.bare:
+        found["bare"] = run(arguments, bare)
+        found["grown"] = beyond(found["grown"], found["samples"], found["bare"]["samples"])
+    return found
+
+
+def beyond(
+    grown: dict[str, dict[str, float]],
+    ours: Sequence[dict[str, float]],
+    bare: Sequence[dict[str, float]],
+) -> dict[str, dict[str, float]]:
+    """Return what has grown by more than it did without dkmeans."""
+    found = {}
+    for name, told in grown.items():
+        (a, error), (bare_a, bare_error) = (growth(samples, name) for samples in (ours, bare))
+        more = a - bare_a
+        is_more = more > TOLERATED[name.split()[1]] and more > SIGMAS * np.hypot(error, bare_error)
+        if is_more:
+            found[name] = told | {"bare_a_job": bare_a, "bare_standard_error": bare_error}
+    return found
 
 
 def main() -> None:
@@ -209,13 +297,16 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=1024, help="of the picture, in pixels")
     parser.add_argument("--rows", type=int, default=400_000, help="of the table")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bare", action="store_true",
+                        help="then do the same tasks without dkmeans, for as long")  # fmt: skip
     parser.add_argument("--out", type=Path, help="where to write all samples, as JSON")
     arguments = parser.parse_args()
-    found = run(arguments)
+    found = soak(arguments)
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1))
     differ = [name for name, hashes in found["results"].items() if len(hashes) > 1]
-    del found["samples"]
+    for each in (found, found.get("bare", {})):
+        each.pop("samples", None)
     print(json.dumps(found, indent=1))
     print("differ:", differ or "none", "| grown:", list(found["grown"]) or "nothing")
     sys.exit(1 if differ or found["grown"] else 0)
