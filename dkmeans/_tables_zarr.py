@@ -272,7 +272,8 @@ def steps(
         unit = shards[:-1] if whole else unit
     group = max(1, target // (_n_rows(extents, unit) * row_bytes))
     if most is not None:
-        group = max(n for n in range(1, most + 1) if most % n == 0 and n <= group)
+        # Metadata may tell of any number of chunks in a shard: what there are is not listed.
+        group = next(n for n in range(min(group, most), 0, -1) if most % n == 0)
     return (unit[0] * group, *unit[1:])
 
 

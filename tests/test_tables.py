@@ -450,6 +450,7 @@ def test_a_path_may_be_relative(tmp_path, monkeypatch):
         ((100, 8), (5, 8), (60, 8), (30,)),  # chunks that divide a shard
         ((100, 8), (5, 4), (60, 8), (30,)),
         ((100, 8), (5, 8), (35, 8), (5,)),
+        ((100, 8), (5, 8), (10**400, 8), (25,)),  # which metadata may say
         ((9, 9, 8), (2, 3, 8), None, (10, 3)),
         ((0, 8), (10, 8), None, (310,)),
     ],
