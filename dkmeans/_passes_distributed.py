@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import dask
 from dask.utils import format_bytes, parse_timedelta
 
+from dkmeans import _passes_versions as versions
 from dkmeans._passes_graphs import Task, graph_of, note_done, place, with_inputs
 from dkmeans._passes_memory import WORKER
 from dkmeans._validation import ClusterError
@@ -68,6 +69,7 @@ def run_distributed(  # noqa: PLR0917 - what `Passes.run` has
     try:
         _follow(futures, tasks, watch, advance)
         result: R = futures[-1].result()
+        watch.look()  # a worker that came meanwhile may have had its share of the work
     except BaseException as error:
         told = None
         if _is_unknown_code(error):
@@ -140,8 +142,15 @@ class _Watch:
             self.look()
 
     def look(self) -> None:
-        """Note which workers have gone; raise `ClusterError` if the scheduler is lost."""
+        """Note which workers have gone, and look at those that have come.
+
+        Raises
+        ------
+        ClusterError
+            If the scheduler is lost, or a worker runs another dkmeans.
+        """
         workers = set(_threads(self._client))
+        versions.refuse_others(self._client, workers)
         for address in sorted((self._workers or set()) - workers):
             _LOG.warning(
                 "Pass %s: worker %s is lost; others do again what it held.",

@@ -4,6 +4,7 @@ import json
 import operator
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from PIL import Image
 
 import dkmeans
 from dkmeans import ClusterError, _cli_records, _passes_distributed, images
+from dkmeans import _passes_versions as versions
 from dkmeans._cli import cli
 from dkmeans._passes import Passes, Piece
 from dkmeans._tables_blocks import MemorySource, TablePiece
@@ -184,6 +186,72 @@ def test_a_cluster_without_the_code_is_told_what_it_needs():
         pytest.raises(ClusterError, match=r"No module named 'test_cluster'.*same versions of"),
     ):
         run(count)
+
+
+@contextmanager
+def worker_of(address, paths):
+    """Run one more worker, which finds its modules in some folders first."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, str(Path(__file__).parent)])}
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny"]
+    command += ["--nthreads", "1", "--no-dashboard"]
+    cwd = paths[0]  # `-m` looks there before anywhere else
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=env, cwd=cwd) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def copied(folder, change=""):
+    """Copy dkmeans to a folder and change it; return the folder."""
+    there = folder / "dkmeans"
+    shutil.copytree(
+        Path(dkmeans.__file__).parent, there, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    if change == "changed":
+        with (there / "_lloyd.py").open("a") as file:
+            file.write("# a change\n")
+    elif change == "added":
+        (there / "_more.py").touch()
+    elif change == "missing":
+        (there / "_passes_versions.py").unlink()
+    return str(folder)
+
+
+def until(client, n_workers):
+    """Wait until a cluster has so many workers."""
+    while len(client.ncores()) != n_workers:
+        time.sleep(0.05)
+
+
+def test_a_worker_with_another_dkmeans_is_named(tmp_path):
+    with own_scheduler() as (_, address), Client(address, timeout=10) as client:
+        with worker_of(address, [copied(tmp_path / "alike")]):  # the same files elsewhere
+            until(client, 2)
+            assert run(count) == 8
+        for change in ("changed", "added", "missing"):
+            until(client, 1)
+            folder = copied(tmp_path / change, change)
+            with worker_of(address, [folder]):
+                until(client, 2)
+                with pytest.raises(ClusterError) as caught:
+                    run(count)
+            told = str(caught.value)
+            assert re.match(r"worker tcp://127\.0\.0\.1:\d+ (runs|has no) dkmeans", told)
+            assert f"but this process runs {versions.installed()}; install" in told
+            assert (f" in {folder}/dkmeans (files " in told) == (change != "missing")
+        until(client, 1)
+        with (
+            worker_of(address, [str(tmp_path / "added")]),  # comes while the pass runs
+            pytest.raises(ClusterError, match="install the same dkmeans on all workers"),
+        ):
+            run(slowly, pieces() * 10)
+
+
+def test_workers_are_asked_once(client, monkeypatch):
+    run(count)
+    monkeypatch.setattr(client, "_run", None)
+    assert run(count) == 8
 
 
 def kept(dask_scheduler):
