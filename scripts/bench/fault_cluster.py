@@ -36,15 +36,17 @@ class Process:
         """Send SIGKILL."""
         self._process.kill()
 
-    def wait(self, seconds: float = math.inf) -> int:
+    def wait(self, seconds: float = math.inf, watch: "Watch | None" = None) -> int:
         """Return the exit status, once it has ended; that of signals is negative.
+
+        `watch` notes for how long all stood still meanwhile.
 
         Raises
         ------
         TimeoutError
             If it has not ended after so many seconds.
         """
-        if not Watch().wait(lambda: not self.runs, seconds):
+        if not (watch or Watch()).wait(lambda: not self.runs, seconds):
             raise TimeoutError
         self._process.join()
         return self._process.exitcode or 0

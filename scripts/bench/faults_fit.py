@@ -98,7 +98,8 @@ class Bench(fault_rounds.Bench):
         """Return the arguments of a fit, or of labels by the model of the undisturbed one."""
         output = str(self.output(kind, place))
         if kind == "predict":
-            return ["predict", str(self._model), str(self._data), output]
+            words = ["predict", str(self._model), str(self._data), output]
+            return [*words, *["--overwrite"][:again]]
         words = ["fit", str(self._data), output, "-k", "12", "--tol", "0"]
         return [*words, "--max-iter", str(_ITERATIONS), *["--resume"][:again]]
 
