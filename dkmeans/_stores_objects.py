@@ -36,7 +36,7 @@ _CREDENTIALS = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 def _obstore() -> Any:
@@ -62,7 +62,7 @@ def _opened(name: str, prefix: str, settings: tuple[tuple[str, str], ...]) -> An
     seconds = _retry_seconds(environment)
     if not any(map(environment.get, _CREDENTIALS)):
         seconds = min(seconds, _NO_CREDENTIALS_SECONDS)
-    endpoint = next(filter(None, map(environment.get, _ENDPOINTS)), "")
+    endpoint = next(filter(None, map(environment.get, ENDPOINTS)), "")
     if endpoint and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", endpoint):  # obstore would panic
         raise InvalidArgumentError(
             f"The endpoint of S3 is {endpoint!r}; it must be a URL such as https://s3.example.org."

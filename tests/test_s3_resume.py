@@ -23,7 +23,7 @@ from test_resume import (  # the same jobs, interrupted in the same way
 )
 
 import dkmeans
-from dkmeans import _jobs, _stores, _stores_locks
+from dkmeans import _jobs, _stores, _stores_locks, _stores_uploads
 from dkmeans import _stores_objects as objects
 from dkmeans._palette import Palette
 from dkmeans._validation import CompleteError, InvalidArgumentError, OutputError, SourceError
@@ -237,6 +237,34 @@ def test_without_resume_a_job_starts_over_and_says_so(sources, tmp_path, s3, cap
     assert "what an interrupted job had left is removed" in caplog.text
     assert whole.passes == ["count colours", "write"]
     assert held(s3, "out.zarr") == bytes_there
+
+
+def uploads(s3):
+    """The keys of uploads in parts that were begun and not finished."""
+    bucket, prefix = objects.place(s3)
+    answer = _stores_uploads.ask("GET", f"/{bucket}", {"uploads": "", "prefix": prefix})
+    return {key.removeprefix(f"{prefix}/") for key, _ in _stores_uploads._UPLOAD.findall(answer)}
+
+
+def test_uploads_that_nobody_will_finish_are_swept(sources, s3):
+    bucket, prefix = objects.place(s3)
+    for name in ("out.tif", "out.tiff", "out/a b&c.png", "other/a.png"):
+        _stores_uploads.ask("POST", f"/{bucket}/{prefix}/{name}", {"uploads": ""})
+    assert uploads(s3) == {"out.tif", "out.tiff", "out/a b&amp;c.png", "other/a.png"}
+    interrupted("out.tif", sources, f"{s3}/out.tif", progress=StopAt("write", 4))
+    job("out.tif", sources, f"{s3}/out.tif", resume=True)
+    assert uploads(s3) == {"out.tiff", "out/a b&amp;c.png", "other/a.png"}
+    job("out", sources, f"{s3}/out/")
+    assert uploads(s3) == {"out.tiff", "other/a.png"}
+
+
+def test_uploads_are_left_where_nothing_can_be_asked(s3, monkeypatch):
+    bucket, prefix = objects.place(s3)
+    _stores_uploads.ask("POST", f"/{bucket}/{prefix}/a.png", {"uploads": ""})
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    _stores_uploads.abort_below(s3)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    _stores_uploads.abort_below(s3)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -16,6 +16,7 @@ from dkmeans import _stores_objects as objects
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
 from dkmeans._stores_locks import Lock, held
+from dkmeans._stores_uploads import abort_below
 from dkmeans._validation import InvalidArgumentError, OutputError
 from dkmeans.images import _store
 from dkmeans.images._destination import (
@@ -83,6 +84,7 @@ class BucketSpace:
         """Remove all but the lock, and the chunks of a store that has no metadata."""
         # First what tells of a job: whoever is killed from here on leaves nothing to go on with.
         objects.remove(f"{self.path}/{JOB}")
+        abort_below(output)
         objects.remove_below(self.path, keep=(LOCK, _CHUNKS))
         chunks = f"{self.path}/{_CHUNKS}"
         if self._kind == "zarr" and objects.exists(chunks):
