@@ -1,6 +1,5 @@
 """The kinds of data that users bring, each as an array with its names and its way to answer."""
 
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -184,7 +183,7 @@ def _check(array: Any, name: str) -> None:
             "your data either using array.reshape(-1, 1) if your data has a single feature or "
             "array.reshape(1, -1) if it contains a single sample."
         )
-    if math.isnan(shape[-1]):
+    if isinstance(shape[-1], float):  # NaN; what metadata tell may be too large for `isnan`
         raise InvalidArgumentError(
             f"The number of features of {name} is unknown (shape={shape}): call "
             "compute_chunk_sizes() on it first."

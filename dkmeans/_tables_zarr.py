@@ -272,8 +272,8 @@ def steps(
         unit = shards[:-1] if whole else unit
     group = max(1, target // (_n_rows(extents, unit) * row_bytes))
     if most is not None:
-        # Metadata may tell of any number of chunks in a shard: what there are is not listed.
-        group = next(n for n in range(min(group, most), 0, -1) if most % n == 0)
+        # Damaged metadata may tell of any number of chunks in a shard, and of none.
+        group = next((n for n in range(min(group, most), 0, -1) if most % n == 0), 1)
     return (unit[0] * group, *unit[1:])
 
 

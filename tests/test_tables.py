@@ -463,6 +463,19 @@ def test_regions_follow_chunks_and_shards(shape, chunks, shards, expected):
     assert found[0] % chunks[0] == 0
 
 
+def test_shards_smaller_than_their_chunks_are_read_by_chunks():
+    assert steps((100, 8), (25, 8), (20, 8), 4, target=100) == (25,)  # metadata may say so
+
+
+@pytest.mark.parametrize("shape", [[10**30, 10**400], [10**400, 3], [2**31, 2**61]])
+def test_metadata_of_endless_tables_are_refused(shape, tmp_path):
+    zarr_array(tmp_path, made((40, 3)), chunks=(5, 3), shards=(15, 3))
+    file = tmp_path / "a0" / "zarr.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "shape": shape}))
+    with pytest.raises(SourceError, match="more than can be listed"):
+        table(str(file.parent))
+
+
 def test_regions_cover_every_row_once():
     chunks = regular((7, 4, 5), (3, 4, 2))
     numbers = [region.numbers((7, 4, 5)) for _, region in regions(chunks)]

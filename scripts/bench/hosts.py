@@ -129,9 +129,12 @@ class Hosts:
         for process in self._processes:
             process.kill()
             process.wait()
-        for name in self.names:
-            with suppress(subprocess.CalledProcessError):
-                ip("netns", "del", name)
+        for n, name in enumerate(self.names):
+            for words in (("link", "del", f"{PREFIX}n{n}"), ("netns", "del", name)):
+                # A namespace goes some time after it was deleted, and only then what is in it: the
+                # names of devices would not be free for the next hosts.
+                with suppress(subprocess.CalledProcessError):
+                    ip(*words)
         with suppress(subprocess.CalledProcessError):
             ip("link", "del", BRIDGE)
 
