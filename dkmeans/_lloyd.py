@@ -8,7 +8,8 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans import _passes, _seeding
+from dkmeans import _seeding
+from dkmeans._passes_threads import in_threads
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -186,7 +187,7 @@ def solve(
         return run(seeding(points, weights, n_clusters, rng), depth)
 
     def restarts(depth: int, numbers: range) -> list[Solution]:
-        return _passes.in_threads(partial(restart, depth), numbers)
+        return in_threads(partial(restart, depth), numbers)
 
     first = restarts(depths[0], range(min(n_init, _AT_FIRST)))
     while summary.spread_within(depths[0]) > _SPREAD_WITHIN * first[0].inertia:

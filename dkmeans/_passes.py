@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
-import dask.threaded
 import numpy as np
 import numpy.typing as npt
 
@@ -410,11 +409,3 @@ def partition_bytes(pieces: Sequence[Piece], per_worker: int | None) -> float:
     if any(piece.inputs for piece in pieces):
         target = min(target, MAX_INPUT_BYTES)
     return target
-
-
-def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Map `function` over `items` in the threads of this process, for work in memory."""
-    if len(items) <= 1 or schedulers.in_one_thread():
-        return [function(item) for item in items]
-    graph = {f"item-{i}": (partial(function, item),) for i, item in enumerate(items)}
-    return list(dask.threaded.get(graph, list(graph)))

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans import _passes
 from dkmeans._kernels import points as kernels
+from dkmeans._passes_threads import in_threads
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -71,7 +71,7 @@ def choose(
                 tiles[part], weights[part], closest[part], places, totals[number], shares[part]
             )
 
-        _passes.in_threads(one, range(n_parts))
+        in_threads(one, range(n_parts))
         sums: Float64 = totals.sum(axis=0)
         return sums
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans import _passes
 from dkmeans._kernels import colours as kernels
 from dkmeans._kernels import octree
 from dkmeans._kernels import points as point_kernels
+from dkmeans._passes_threads import in_threads
 from dkmeans._summary_octree import NODE_BYTES, Octree, parts_of
 
 Float64 = npt.NDArray[np.float64]
@@ -346,7 +346,7 @@ class ColourSummary:
             )
             return totals
 
-        parts = _passes.in_threads(part, tree.split(parts_of(self.n_points_at(depth))))
+        parts = in_threads(part, tree.split(parts_of(self.n_points_at(depth))))
         weights = np.sum([part.weights for part in parts], axis=0)
         sums = np.sum([part.sums for part in parts], axis=0)
         return Totals(weights, sums[:, : self.bands])

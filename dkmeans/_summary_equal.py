@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans import _passes
 from dkmeans._frame import Float64, Int64, Rows
 from dkmeans._kernels import hashes as kernels
+from dkmeans._passes_threads import in_threads
 from dkmeans._summary_steps import in_parts
 
 _SHARES = 4  # of the search for equal rows, for threads
@@ -22,7 +22,7 @@ def hashes_of(rows: Rows) -> npt.NDArray[np.uint64]:
 def any_equal(hashes: npt.NDArray[np.uint64]) -> bool:
     """Return whether two hashes are equal; each thread looks among those of one remainder."""
     shares = range(_SHARES)
-    return any(_passes.in_threads(lambda share: kernels.any_equal(hashes, share, _SHARES), shares))
+    return any(in_threads(lambda share: kernels.any_equal(hashes, share, _SHARES), shares))
 
 
 def are_many(hashes: npt.NDArray[np.uint64], most: int) -> bool:

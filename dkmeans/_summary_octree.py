@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans import _passes
 from dkmeans._kernels import octree
 from dkmeans._passes_schedulers import n_local_workers
+from dkmeans._passes_threads import in_threads
 
 Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
@@ -33,7 +33,7 @@ class Octree:
         n_parts = parts_of(cubes.size)
         cuts = np.linspace(0, weights.size, n_parts + 1, dtype=int)
         parts = [slice(a, b) for a, b in itertools.pairwise(cuts.tolist())]
-        self.values = np.sum(_passes.in_threads(part, parts), axis=0)
+        self.values = np.sum(in_threads(part, parts), axis=0)
         levels = [(prefixes, np.arange(prefixes.size + 1), weights, sums)]
         for _ in range(octree.BOTTOM - octree.TOP):
             prefixes, starts = _group(levels[0][0], 3)

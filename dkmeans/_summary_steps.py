@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from dkmeans import _passes
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
 from dkmeans._frame_moves import Known
+from dkmeans._passes_threads import in_threads
 
 R = TypeVar("R")
 
@@ -35,7 +35,7 @@ def parts_of(n: int, work: int, n_clusters: int = 1) -> list[slice]:
 
 def in_parts(function: Callable[[slice], R], n: int, work: int) -> list[R]:
     """Map a function over parts of `n` rows, in threads."""
-    return _passes.in_threads(function, parts_of(n, work))
+    return in_threads(function, parts_of(n, work))
 
 
 def ranges_of(rows: Rows, weights: Float64 | None) -> Ranges:
@@ -131,7 +131,7 @@ class Steps:
         if self._centers is not None and self._is_bounded:
             prepared = prepared.after(self._centers, len(self.labels))
         self._centers = prepared
-        _passes.in_threads(lambda part: part.step(prepared), self._parts)
+        in_threads(lambda part: part.step(prepared), self._parts)
         return _joined(self._frame, self._n_clusters, [part.totals for part in self._parts])
 
     def inertia(self) -> float:
@@ -142,7 +142,7 @@ class Steps:
         """Return that sum as it is kept in totals."""
         centers = self._centers
         assert centers is not None  # noqa: S101 - there was a step
-        found = _passes.in_threads(lambda part: part.measure(centers), self._parts)
+        found = in_threads(lambda part: part.measure(centers), self._parts)
         return _joined(self._frame, 0, found).limbs
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._passes import in_threads
+from dkmeans._passes_threads import in_threads
 from dkmeans._tables_blocks import BLOCK_BYTES, MemorySource, TablePiece, rows
 from dkmeans._tables_regions import Chunks, Region, Regions, regular
 from dkmeans._validation import InvalidArgumentError

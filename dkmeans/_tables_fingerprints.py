@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _passes_schedulers as schedulers
-from dkmeans._passes import in_threads
+from dkmeans._passes_threads import in_threads
 from dkmeans._tables_zarr import StoredArray, ZarrSource
 from dkmeans._validation import SourceError
 

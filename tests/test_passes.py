@@ -25,10 +25,10 @@ from dkmeans._passes import (
     Passes,
     Piece,
     Ticker,
-    in_threads,
     n_workers,
     partition,
 )
+from dkmeans._passes_threads import in_threads
 from dkmeans._tables_blocks import MemorySource, TablePiece
 from dkmeans._tables_regions import Regions
 from dkmeans._tiling import grid
@@ -521,3 +521,37 @@ def test_in_threads_keeps_the_order(name):
     with dask.config.set(scheduler=name, num_workers=3):
         assert in_threads(lambda item: item * item, range(20)) == [i * i for i in range(20)]
         assert in_threads(str, [5]) == ["5"]
+
+
+def test_in_threads_uses_all_threads():
+    meeting = threading.Barrier(3, timeout=30)
+    with dask.config.set(scheduler="threads", num_workers=3):
+        assert len({*in_threads(lambda _: meeting.wait(), range(3))}) == 3
+
+
+def test_in_threads_shares_out_shared_work():
+    def squares(item):
+        return in_threads(lambda other: (item + other) ** 2, range(4))
+
+    with dask.config.set(scheduler="threads", num_workers=2):
+        found = in_threads(squares, range(8))
+    assert found == [[(a + b) ** 2 for b in range(4)] for a in range(8)]
+
+
+@pytest.mark.parametrize("which", [0, 1, 50])
+def test_in_threads_raises_and_leaves_the_rest(which):
+    done = []
+
+    def work(item):
+        if item == which:
+            raise KeyError(item)
+        time.sleep(0.001)
+        done.append(item)
+
+    with dask.config.set(scheduler="threads", num_workers=2):
+        with pytest.raises(KeyError, match=str(which)):
+            in_threads(work, range(100))
+        n = len(done)
+        assert n < which + 10
+        time.sleep(0.01)
+        assert len(done) == n  # nobody works on

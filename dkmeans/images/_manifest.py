@@ -20,7 +20,7 @@ from isal import isal_zlib
 
 from dkmeans import _stores
 from dkmeans._documents import Kind, numbered_texts, shown
-from dkmeans._passes import in_threads
+from dkmeans._passes_threads import in_threads
 from dkmeans._stores import Place
 from dkmeans._validation import InvalidArgumentError, SourceError
 from dkmeans.images._notes import Journal, Note, is_notes

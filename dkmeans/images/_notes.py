@@ -18,7 +18,7 @@ import numpy.typing as npt
 from isal import isal_zlib
 
 from dkmeans import _stores
-from dkmeans._passes import in_threads
+from dkmeans._passes_threads import in_threads
 from dkmeans._stores import Place
 from dkmeans.images._outputs import Entry
 

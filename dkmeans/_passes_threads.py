@@ -1,0 +1,57 @@
+"""Work in memory, shared out over the threads of this process: steps of a millisecond or less.
+
+Dask's schedulers take as long as such a step to begin and end a graph.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TypeVar
+
+from dkmeans import _passes_schedulers as schedulers
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Map `function` over `items` in as many threads as Dask is configured for.
+
+    The thread that asks takes items too, and so has all of them done even where no other thread is
+    free: a function may itself share out work.
+    """
+    n_threads = schedulers.n_local_workers()
+    if min(n_threads, len(items)) <= 1:
+        return [function(item) for item in items]
+    left = deque(enumerate(items))
+    results: dict[int, R] = {}
+
+    def work() -> None:
+        while True:
+            try:
+                i, item = left.popleft()
+            except IndexError:
+                return
+            try:
+                results[i] = function(item)
+            except BaseException:
+                left.clear()  # nobody waits for the others
+                raise
+
+    pool = _pool(n_threads)
+    helpers = [pool.submit(work) for _ in range(min(n_threads, len(items)) - 1)]
+    try:
+        work()
+    finally:
+        begun = [helper for helper in helpers if not helper.cancel()]
+        errors = [helper.exception() for helper in begun]
+    for error in errors:
+        if error is not None:
+            raise error
+    return [results[i] for i in range(len(items))]
+
+
+@lru_cache(maxsize=1)
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, "dkmeans")
