@@ -97,18 +97,26 @@ def call(  # noqa: PLR0917 - as the kernel
 
 
 @numba.njit
-def turn(block, tile, place):
-    vectors.transpose(block, tile, place)
+def turn(rows, places, shift, unit, tile, block):  # noqa: PLR0917 - as the kernel
+    vectors.transpose(rows, places, shift, unit, tile, block)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("d", [1, 3, 8, 16, 37])
-def test_transpose_transposes(d, dtype):
-    lanes = vectors.lanes(dtype)
-    block = frozen(np.arange(lanes * vectors.width(d, dtype), dtype=dtype).reshape(lanes, -1))
+@pytest.mark.parametrize(
+    "stored", ["float32", "float64", "uint8", "int8", "uint16", "int32", "int64"]
+)
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 8, 9, 16, 37])
+def test_transpose_takes_offsets(d, stored, dtype):
+    lanes, width = vectors.lanes(dtype), vectors.width(d, dtype)
+    rng = np.random.default_rng(d)
+    rows = rng.integers(-100, 100, (80, d + 3)).astype(stored)[:, :d]
+    rows += rng.choice([0, 1], rows.shape).astype(stored)
+    places = rng.integers(0, 50 - width, lanes)  # what follows is read too
+    shift, unit = rng.normal(size=d).astype(dtype), np.array([0.25], dtype)
     tile = np.zeros((2 + lanes, d, lanes), dtype)
-    turn(block, tile, 1)
-    np.testing.assert_array_equal(tile[1], block[:, :d].T)
+    turn(frozen(rows), frozen(places), frozen(shift), frozen(unit), tile, 1)
+    expected = (rows[places].astype(dtype) - shift) * unit
+    np.testing.assert_array_equal(tile[1], expected.T)
     assert not tile[0].any()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans._kernels import rows as kernels
-from dkmeans._kernels import vectors
+from dkmeans._kernels import scores, vectors
 from dkmeans._kernels.compile import kernel, reordered_kernel
 
 Float64 = npt.NDArray[np.float64]
@@ -237,12 +237,10 @@ def compare(
     Returns as how many rows it has compared, had each been compared with all centres.
     """
     k = offsets.shape[0]
-    n_lanes = kernels.LANES
-    tile, buffer, best, second, norms, found = vectors.room(n_lanes, rows.shape[1], centers)
-    lanes = tile.shape[2]
+    tile, block, best, second, norms, found = vectors.room(scores.LANES, rows, centers)
     names, everyone = np.empty(k + 1, np.int64), np.empty(0, np.int64)
     some, some_halves = np.zeros_like(centers), np.zeros_like(halves)
-    reach, precision = kernels.reach_of(offsets, halves), kernels.precision_of(rows, halves)
+    reach, precision = scores.reach_of(offsets, halves), scores.precision_of(rows, halves)
     done = 0.0
     for label in range(n_labels):
         if starts[label] == starts[label + 1]:
@@ -259,13 +257,14 @@ def compare(
         packed, squares, n_groups = centers, halves, centers.shape[0]
         if not is_all:
             packed, squares, n_groups = some, some_halves, -(-n_chosen // vectors.GROUP)
-        for start in range(starts[label], starts[label + 1], kernels.LANES):
-            stop = min(start + kernels.LANES, starts[label + 1])
-            kernels.load(rows, order, start, stop, rough_shift, unit, buffer, tile)
-            n_blocks = -((start - stop) // lanes)
-            kernels.score(n_blocks, tile, packed, squares, n_groups, best, second, norms, found)
+        for start in range(starts[label], starts[label + 1], scores.LANES):
+            stop = min(start + scores.LANES, starts[label + 1])
+            n_lanes = scores.compare(
+                rows, order, start, stop, rough_shift, unit, packed, squares, n_groups,
+                tile, block, best, second, norms, found,
+            )  # fmt: skip
             done += (stop - start) * (1.0 if is_all else n_chosen / k)
-            kernels.limits(n_blocks * lanes, best, second, norms, precision, reach)
+            scores.limits(n_lanes, best, second, norms, precision, reach)
             kernels.settle(
                 rows, order, start, stop, shift, offsets, everyone if is_all else names[:n_chosen],
                 radius, best, second, norms, found, labels, upper, lower,

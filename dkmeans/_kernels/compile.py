@@ -75,6 +75,22 @@ def array_of(context: Any, builder: Any, signature: Any, args: Any, i: int) -> t
     return array.data, cgutils.unpack_tuple(builder, array.shape)
 
 
+def stride_of(context: Any, builder: Any, signature: Any, args: Any, i: int) -> Any:
+    """Return how many bytes the rows of argument `i`, an array, lie apart, to a writer."""
+    array = context.make_array(signature.args[i])(context, builder, args[i])
+    return cgutils.unpack_tuple(builder, array.strides)[0]
+
+
+def function_of(builder: Any, kind: Any, name: str) -> Any:
+    """Return a function of LLVM's, to a writer."""
+    return cgutils.get_or_insert_function(builder.module, kind, name)
+
+
+def is_float(kind: Any) -> bool:
+    """Return whether numbers of a type are floats, to a writer."""
+    return isinstance(kind, numba.types.Float)
+
+
 def _compile(function: Callable[_P, _R], **options: Any) -> Callable[_P, _R]:
     compiled = numba.njit(**options)(function)
     with suppress(RuntimeError):  # no folder was found to keep it in

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans._kernels import scores, vectors
 from dkmeans._kernels import sums as sum_kernels
-from dkmeans._kernels import vectors
-from dkmeans._kernels.compile import inline, kernel
+from dkmeans._kernels.compile import kernel
+from dkmeans._kernels.scores import LANES
 
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
@@ -28,101 +29,8 @@ Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Rows = npt.NDArray[Any]
 
-LANES = 256
-_CACHED = 1 << 17  # bytes of centres
 SURELY = np.float32(2.0**-20)  # more than what rounding does to a distance kept as float32
 _LARGE = np.float32(2.0**100)  # no distance is more sure to be large than this
-
-
-@kernel
-def load(
-    rows: Rows,
-    order: Int64,
-    start: int,
-    stop: int,
-    shift: Floats,
-    unit: float,
-    buffer: Floats,
-    tile: Floats,
-) -> None:
-    """Transpose the offsets of rows `start` to `stop` to `tile`, OUT (blocks + lanes, d, lanes).
-
-    `order` is (m,): which rows; or (0,) where they are taken as they come. Offsets are taken in
-    the precision of `shift`. `buffer`, (lanes, `vectors.width`), is a place to work.
-    """
-    lanes = buffer.shape[0]
-    scale = shift.dtype.type(unit)
-    for first in range(start, stop, lanes):
-        for at in range(first, min(first + lanes, stop)):
-            row = order[at] if order.size > 0 else at
-            for j in range(rows.shape[1]):
-                buffer[at - first, j] = (shift.dtype.type(rows[row, j]) - shift[j]) * scale
-        vectors.transpose(buffer, tile, (first - start) // lanes)
-
-
-@kernel
-def score(
-    n_blocks: int,
-    tile: Floats,
-    centers: Floats,
-    halves: Floats,
-    n_groups: int,
-    best: Floats,
-    second: Floats,
-    norms: Floats,
-    found: Int32,
-) -> None:
-    """Find the two least scores of the rows in the first blocks of a tile.
-
-    Parameters
-    ----------
-    n_blocks, tile
-        How many blocks, and (blocks + lanes, d, lanes).
-    centers, halves, n_groups, best, second, norms, found
-        See `vectors.two_nearest`.
-    """
-    best[:], second[:], found[:] = np.inf, np.inf, -1
-    # As many centres at a time as stay in the cache while all rows of the tile go by.
-    step = max(_CACHED // (centers.shape[1] * vectors.GROUP * centers.itemsize), 1)
-    for first in range(0, n_groups, step):
-        n = min(step, n_groups - first)
-        for block in range(n_blocks):
-            vectors.two_nearest(tile, block, centers, halves, first, n, best, second, norms, found)
-
-
-@kernel
-def all_sure(
-    n: int, best: Floats, second: Floats, norms: Floats, precision: float, reach: float
-) -> bool:
-    """Return whether the two scores of each of `n` lanes differ by more than `limits` allows."""
-    n_sure = 0
-    for lane in range(n):
-        slack = precision * (np.sqrt(norms[lane]) + reach) * reach
-        n_sure += second[lane] - best[lane] > slack
-    return n_sure == n
-
-
-@kernel
-def limits(
-    n: int, best: Floats, second: Floats, norms: Floats, precision: float, reach: float
-) -> None:
-    """Turn the scores of `n` lanes into what can be said for sure: all are (LANES,), and OUT.
-
-    `best` becomes a bound above the distance to the nearest centre, `second` one below that to any
-    other, and `norms`, |x|^2, how much two scores of a lane can differ by rounding alone, taken
-    from their difference: what is not above 0 needs another look. `reach` is the largest |c|. A
-    score is a sum of terms of at most |x| |c| and |c|^2 in all, each rounded so often as
-    `precision_of` tells; offsets and centres are rounded themselves before.
-    """
-    for lane in range(n):
-        length = np.sqrt(norms[lane]) + reach
-        slack = precision * length * reach
-        error = 2 * precision * length * length
-        near = norms[lane] + 2 * best[lane]
-        far = norms[lane] + 2 * second[lane]
-        norms[lane] = second[lane] - best[lane] - slack
-        best[lane] = np.sqrt(max(near, 0) + error)
-        second[lane] = np.sqrt(max(far - error, 0))
 
 
 @kernel
@@ -234,39 +142,23 @@ def assign(
         OUT (n,), or (0,) if not wanted: times `unit`, at most so far is the nearest centre from
         each row, and at least so far any other; infinity and 0 if the row was looked at twice.
     """
-    tile, buffer, best, second, norms, found = vectors.room(LANES, rows.shape[1], centers)
-    lanes = tile.shape[2]
+    tile, block, best, second, norms, found = vectors.room(LANES, rows, centers)
     nothing = np.empty(0, np.int64)
-    reach, precision = reach_of(offsets, halves), precision_of(rows, halves)
+    reach, precision = scores.reach_of(offsets, halves), scores.precision_of(rows, halves)
     for start in range(0, rows.shape[0], LANES):
         stop = min(start + LANES, rows.shape[0])
-        load(rows, nothing, start, stop, rough_shift, unit, buffer, tile)
-        n_blocks = -((start - stop) // lanes)
-        score(n_blocks, tile, centers, halves, centers.shape[0], best, second, norms, found)
-        if upper.size == 0 and all_sure(stop - start, best, second, norms, precision, reach):
+        n_lanes = scores.compare(
+            rows, nothing, start, stop, rough_shift, unit, centers, halves, centers.shape[0],
+            tile, block, best, second, norms, found,
+        )  # fmt: skip
+        if upper.size == 0 and scores.all_sure(stop - start, best, second, norms, precision, reach):
             labels[start:stop] = found[: stop - start]
             continue
-        limits(n_blocks * lanes, best, second, norms, precision, reach)
+        scores.limits(n_lanes, best, second, norms, precision, reach)
         settle(
             rows, nothing, start, stop, shift, offsets, nothing, 0.0,
             best, second, norms, found, labels, upper, lower,
         )  # fmt: skip
-
-
-@inline
-def reach_of(offsets: Float64, halves: Floats) -> Any:
-    """Return the largest |c|, from half of its square."""
-    largest = halves[0]
-    for c in range(1, offsets.shape[0]):
-        largest = max(largest, halves[c])
-    return np.sqrt(2 * largest)
-
-
-@inline
-def precision_of(rows: Rows, halves: Floats) -> Any:
-    """Return the error of a sum of so many terms, and of what they are made of."""
-    n = min(rows.shape[1], vectors.TERMS) + rows.shape[1] // vectors.TERMS + 8
-    return n * np.finfo(halves.dtype).eps
 
 
 @kernel

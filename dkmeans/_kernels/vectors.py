@@ -15,10 +15,20 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from dkmeans._kernels.compile import JIT, array_of, intrinsic, kernel
+from dkmeans._kernels.compile import (
+    JIT,
+    array_of,
+    function_of,
+    intrinsic,
+    is_float,
+    kernel,
+    stride_of,
+)
 
 Floats = npt.NDArray[np.floating[Any]]
 Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Rows = npt.NDArray[Any]
 
 GROUP = 4  # centres at a time
 TERMS = 64  # of a sum; of more features, sums of so many are added up
@@ -26,6 +36,8 @@ BYTES = 64  # of one feature of a block: two AVX vectors, or one of AVX-512
 
 _INDEX, _LABEL = ir.IntType(64), ir.IntType(32)
 _LABEL_BYTES = 4
+_MOST = 4  # rows in one vector while they are transposed
+_AHEAD = 4  # blocks are asked for before their turn
 _FUSED = ("contract",)  # products and sums may be rounded once
 
 
@@ -40,16 +52,19 @@ def width(n_features: int, dtype: npt.DTypeLike) -> int:
 
 
 @kernel
-def room(n_rows: int, n_features: int, centers: Floats) -> tuple[Any, ...]:
-    """Return a tile of rows, the rows for `transpose`, and what `two_nearest` writes of a tile.
+def room(n_rows: int, rows: Rows, centers: Floats) -> tuple[Any, ...]:
+    """Return a tile for so many rows, a place for those of a block, and what `two_nearest` writes.
 
     The last is the least scores, the second least, the norms and the labels. `centers` are packed.
     """
     n_lanes = BYTES // centers.itemsize
-    tile = np.zeros((n_rows // n_lanes + n_lanes, centers.shape[1], n_lanes), centers.dtype)
-    rows = np.zeros((n_lanes, -(-n_features // n_lanes) * n_lanes), centers.dtype)
+    size = (n_rows + n_lanes * n_lanes) * centers.shape[1]
+    flat = np.zeros(size + n_lanes, centers.dtype)
+    begin = (-flat.ctypes.data % BYTES) // centers.itemsize  # a vector is to lie in one cache line
+    tile = flat[begin : begin + size].reshape((-1, centers.shape[1], n_lanes))
+    block = np.zeros((n_lanes, -(-rows.shape[1] // n_lanes) * n_lanes), rows.dtype)
     best, second = np.zeros(n_rows, centers.dtype), np.zeros(n_rows, centers.dtype)
-    return tile, rows, best, second, np.zeros(n_rows, centers.dtype), np.empty(n_rows, np.int32)
+    return tile, block, best, second, np.zeros(n_rows, centers.dtype), np.empty(n_rows, np.int32)
 
 
 def pack(centers: Floats) -> Floats:
@@ -102,20 +117,28 @@ def two_nearest_plainly(
         labels[where] = np.where(nearer, c, labels[where])
 
 
-def transpose_plainly(rows: Floats, tile: Floats, block: int) -> None:
-    """Transpose as many rows as a block holds to a block of a tile.
+def transpose_plainly(
+    rows: Rows, places: Int64, shift: Floats, unit: Floats, tile: Floats, block: int
+) -> None:
+    """Write the offsets of as many rows as a block holds to a block of a tile.
 
     Parameters
     ----------
     rows
-        (lanes, width), see `width`.
+        (n, d), the features of a row side by side. Up to `width` of them are read, whatever they
+        are: that many must be there in memory.
+    places
+        (lanes,): which rows.
+    shift, unit
+        (d,) and (1,): offsets are from the one, times the other.
     tile
         OUT (blocks + lanes, d, lanes). What follows the block, up to `lanes` blocks, may be
         overwritten.
     block
         Which.
     """
-    tile[block] = rows[:, : tile.shape[1]].T
+    offsets = (rows[places, : tile.shape[1]].astype(tile.dtype) - shift) * unit
+    tile[block] = offsets.T
 
 
 class _Writer:
@@ -147,6 +170,15 @@ class _Writer:
             value, self.builder.bitcast(place, value.type.as_pointer()), align=itemsize
         )
 
+    def prefetch(self, place: Any, ahead: Any) -> None:
+        """Ask for what lies so many bytes after an address."""
+        bytes_ = self.builder.bitcast(place, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [bytes_.type, _LABEL, _LABEL, _LABEL])
+        function = function_of(self.builder, kind, "llvm.prefetch.p0")
+        self.builder.call(
+            function, [self.builder.gep(bytes_, [ahead]), _LABEL(0), _LABEL(3), _LABEL(1)]
+        )
+
     def group(self, data: Any, place: Any, kind: Any) -> list[Any]:
         """Read GROUP numbers, each into all lanes of a vector."""
         places = [self.builder.add(place, _INDEX(i)) for i in range(GROUP)]
@@ -157,6 +189,23 @@ class _Writer:
         start = self.lanes // 2 if high else 0
         lanes = [start + i // 2 + (i % 2) * self.lanes for i in range(self.lanes)]
         return self.builder.shuffle_vector(a, b, ir.Constant(self.ints, lanes))
+
+    def join(self, a: Any, b: Any) -> Any:
+        """Return the lanes of two vectors in one."""
+        n = 2 * a.type.count
+        return self.builder.shuffle_vector(
+            a, b, ir.Constant(ir.VectorType(_LABEL, n), list(range(n)))
+        )
+
+    def floats_of(self, vector: Any, kind: Any) -> Any:
+        """Return numbers, of a type that numba knows, as floats."""
+        if is_float(kind):
+            change = {-1: self.builder.fpext, 0: None, 1: self.builder.fptrunc}[
+                (kind.bitwidth > 8 * self.itemsize) - (kind.bitwidth < 8 * self.itemsize)
+            ]
+        else:
+            change = self.builder.sitofp if kind.signed else self.builder.uitofp
+        return vector if change is None else change(vector, self.floats)
 
     def add_product(self, total: Any, a: Any, b: Any) -> Any:
         """Return ``total + a * b``."""
@@ -265,35 +314,87 @@ def _write_groups(
 
 def _write_transpose(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """Write `transpose_plainly` in LLVM's language."""
-    rows, (_, width) = array_of(context, builder, signature, args, 0)
-    tile, (_, n_features, _) = array_of(context, builder, signature, args, 1)
-    element = context.get_data_type(signature.args[0].dtype)
+    n_features = array_of(context, builder, signature, args, 4)[1][1]
+    element = context.get_data_type(signature.args[4].dtype)
     write = _Writer(builder, element, context.get_abi_sizeof(element))
+    # Of few features, a vector takes those of two or four rows.
+    small = builder.icmp_unsigned("<=", n_features, _INDEX(write.lanes // _MOST))
+    fewer = builder.icmp_unsigned("<=", n_features, _INDEX(write.lanes // 2))
+    with builder.if_else(small) as (then, otherwise):
+        with then:
+            _write_squares(context, builder, signature, args, write, _MOST)
+        with otherwise, builder.if_else(fewer) as (then_two, otherwise_one):
+            with then_two:
+                _write_squares(context, builder, signature, args, write, 2)
+            with otherwise_one:
+                _write_squares(context, builder, signature, args, write, 1)
+    return context.get_dummy_value()
+
+
+def _write_squares(
+    context: Any, builder: Any, signature: Any, args: Any, write: "_Writer", per_vector: int
+) -> None:
+    """Write it for vectors of the features of so many rows."""
+    shift, tile = (array_of(context, builder, signature, args, i)[0] for i in (2, 4))
+    n_features = array_of(context, builder, signature, args, 4)[1][1]
+    unit = builder.load(array_of(context, builder, signature, args, 3)[0])
+    starts = _starts(context, builder, signature, args, write.lanes)
+    kind, taken = signature.args[0].dtype, write.lanes // per_vector
+    stored = ir.VectorType(context.get_data_type(kind), taken)
+    scale, last = write.splat(unit, write.floats), builder.sub(n_features, _INDEX(1))
     lanes = _INDEX(write.lanes)
-    start = builder.mul(builder.mul(args[2], lanes), n_features)
+    begin = builder.mul(builder.mul(args[5], lanes), n_features)
+    ahead = builder.mul(
+        stride_of(context, builder, signature, args, 0), _INDEX(_AHEAD * write.lanes)
+    )
 
     def square(number: Any, _: list[Any]) -> list[Any]:
         first = builder.mul(number, lanes)
-        vectors = [
-            write.load(rows, builder.add(first, builder.mul(width, _INDEX(i))))
-            for i in range(write.lanes)
-        ]
-        half = write.lanes // 2
-        for _round in range(half.bit_length()):  # each brings every number half of its way
+        parts = []
+        for start in starts:
+            place = builder.gep(start, [first])
+            if per_vector < _MOST:  # rows of so few features come fast enough
+                write.prefetch(place, ahead)
+            parts.append(builder.load(builder.bitcast(place, stored.as_pointer()), align=1))
+        while len(parts) > taken:
+            parts = [write.join(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        vectors, half = [write.floats_of(part, kind) for part in parts], taken // 2
+        for _round in range(write.lanes.bit_length() - 1):  # each brings every number on its way
             pairs = list(zip(vectors[:half], vectors[half:], strict=True))
             vectors = [
                 write.interleave(a, b, high=high) for a, b in pairs for high in (False, True)
             ]
         for i, vector in enumerate(vectors):
-            place = builder.mul(builder.add(first, _INDEX(i)), lanes)
-            write.store(vector, tile, builder.add(start, place), write.itemsize)
+            feature = builder.add(first, _INDEX(i))
+            known = builder.select(builder.icmp_unsigned("<", feature, last), feature, last)
+            middle = write.splat(builder.load(builder.gep(shift, [known])), write.floats)
+            value = builder.fmul(builder.fsub(vector, middle), scale)
+            place = builder.add(begin, builder.mul(feature, lanes))
+            write.store(value, tile, place, write.itemsize)
         return []
 
-    write.loop(builder.udiv(width, lanes), [], square)
-    return context.get_dummy_value()
+    if per_vector > 1:
+        square(_INDEX(0), [])
+    else:
+        n_squares = builder.udiv(builder.add(n_features, _INDEX(write.lanes - 1)), lanes)
+        write.loop(n_squares, [], square)
 
 
-transpose = intrinsic(transpose_plainly, _write_transpose, (2,)) if JIT else transpose_plainly
+def _starts(context: Any, builder: Any, signature: Any, args: Any, n: int) -> list[Any]:
+    """Return the addresses of the rows to be transposed."""
+    data, _ = array_of(context, builder, signature, args, 0)
+    places, _ = array_of(context, builder, signature, args, 1)
+    stride = stride_of(context, builder, signature, args, 0)
+    bytes_ = builder.bitcast(data, ir.IntType(8).as_pointer())
+    starts = []
+    for i in range(n):
+        place = builder.load(builder.gep(places, [_INDEX(i)]))
+        start = builder.gep(bytes_, [builder.mul(place, stride)])
+        starts.append(builder.bitcast(start, data.type))
+    return starts
+
+
+transpose = intrinsic(transpose_plainly, _write_transpose, (5,)) if JIT else transpose_plainly
 two_nearest = (
     intrinsic(two_nearest_plainly, _write_nearest, (1, 4, 5)) if JIT else two_nearest_plainly
 )

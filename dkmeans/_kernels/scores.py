@@ -1,0 +1,178 @@
+"""Scores of rows and centres, and what can be said for sure of them; see `_kernels.rows`."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans._kernels import vectors
+from dkmeans._kernels.compile import inline, kernel
+
+Float64 = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+Rows = npt.NDArray[Any]
+
+LANES = 256  # rows at a time
+_CACHED = 1 << 17  # bytes of centres
+
+
+@kernel
+def compare(
+    rows: Rows,
+    order: Int64,
+    start: int,
+    stop: int,
+    shift: Floats,
+    unit: float,
+    centers: Floats,
+    halves: Floats,
+    n_groups: int,
+    tile: Floats,
+    block: Rows,
+    best: Floats,
+    second: Floats,
+    norms: Floats,
+    found: Int32,
+) -> int:
+    """Find the two least scores of rows `start` to `stop`, LANES at most.
+
+    Parameters
+    ----------
+    rows, order
+        (n, d), and (m,): which rows; or (0,) where they are taken as they come.
+    shift, unit
+        (d,) and a power of two: offsets are taken in the precision of the first.
+    centers, halves, n_groups, best, second, norms, found
+        See `vectors.two_nearest`.
+    tile, block
+        Places to work, see `vectors.room`.
+
+    Returns
+    -------
+    int
+        How many lanes hold something: whole blocks.
+    """
+    best[:], second[:], found[:] = np.inf, np.inf, -1
+    lanes = block.shape[0]
+    places, scale = np.empty(lanes, np.int64), np.full(1, unit, shift.dtype)
+    n_safe, n_blocks = _safe_rows(rows, block), -((start - stop) // lanes)
+    # As many centres at a time as stay in the cache while all rows of the tile go by. If all do,
+    # a block is compared while the next one is on its way.
+    step = max(_CACHED // (centers.shape[1] * vectors.GROUP * centers.itemsize), 1)
+    for number in range(n_blocks):
+        first = start + number * lanes
+        if order.size == 0 and first + lanes <= min(stop, n_safe):
+            for i in range(lanes):
+                places[i] = first + i
+            vectors.transpose(rows, places, shift, scale, tile, number)
+        else:
+            last = 0
+            for i in range(lanes):
+                at = min(first + i, stop - 1)
+                places[i] = order[at] if order.size > 0 else at
+                last = max(last, places[i])
+            if last < n_safe:
+                vectors.transpose(rows, places, shift, scale, tile, number)
+            else:
+                _take(rows, places, block)
+                vectors.transpose(block, places, shift, scale, tile, number)
+        if n_groups <= step:
+            vectors.two_nearest(
+                tile, number, centers, halves, 0, n_groups, best, second, norms, found
+            )
+    if n_groups > step:
+        _score(n_blocks, tile, centers, halves, n_groups, step, best, second, norms, found)
+    n_lanes: int = n_blocks * lanes
+    return n_lanes
+
+
+@kernel
+def _score(
+    n_blocks: int,
+    tile: Floats,
+    centers: Floats,
+    halves: Floats,
+    n_groups: int,
+    step: int,
+    best: Floats,
+    second: Floats,
+    norms: Floats,
+    found: Int32,
+) -> None:
+    """Compare the blocks of a tile with `step` groups of centres at a time."""
+    for first in range(0, n_groups, step):
+        n = min(step, n_groups - first)
+        for block in range(n_blocks):
+            vectors.two_nearest(tile, block, centers, halves, first, n, best, second, norms, found)
+
+
+@kernel
+def _take(rows: Rows, places: Int64, block: Rows) -> None:
+    """Copy the rows at `places`, OUT, to a block, and let these be the places."""
+    for i in range(places.size):
+        for j in range(rows.shape[1]):
+            block[i, j] = rows[places[i], j]
+        places[i] = i
+
+
+@inline
+def _safe_rows(rows: Rows, block: Rows) -> Any:
+    """Return how many of the first rows can be read as wide as `block` is, where they lie."""
+    over = (block.shape[1] - rows.shape[1]) * rows.itemsize
+    stride = rows.strides[0]
+    if rows.strides[1] != rows.itemsize or stride < rows.shape[1] * rows.itemsize:
+        return 0
+    return rows.shape[0] - (over + stride - 1) // stride
+
+
+@kernel
+def all_sure(
+    n: int, best: Floats, second: Floats, norms: Floats, precision: float, reach: float
+) -> bool:
+    """Return whether the two scores of each of `n` lanes differ by more than `limits` allows."""
+    n_sure = 0
+    for lane in range(n):
+        slack = precision * (np.sqrt(norms[lane]) + reach) * reach
+        n_sure += second[lane] - best[lane] > slack
+    return n_sure == n
+
+
+@kernel
+def limits(
+    n: int, best: Floats, second: Floats, norms: Floats, precision: float, reach: float
+) -> None:
+    """Turn the scores of `n` lanes into what can be said for sure: all are (LANES,), and OUT.
+
+    `best` becomes a bound above the distance to the nearest centre, `second` one below that to any
+    other, and `norms`, |x|^2, how much two scores of a lane can differ by rounding alone, taken
+    from their difference: what is not above 0 needs another look. `reach` is the largest |c|. A
+    score is a sum of terms of at most |x| |c| and |c|^2 in all, each rounded so often as
+    `precision_of` tells; offsets and centres are rounded themselves before.
+    """
+    for lane in range(n):
+        length = np.sqrt(norms[lane]) + reach
+        slack = precision * length * reach
+        error = 2 * precision * length * length
+        near = norms[lane] + 2 * best[lane]
+        far = norms[lane] + 2 * second[lane]
+        norms[lane] = second[lane] - best[lane] - slack
+        best[lane] = np.sqrt(max(near, 0) + error)
+        second[lane] = np.sqrt(max(far - error, 0))
+
+
+@inline
+def reach_of(offsets: Float64, halves: Floats) -> Any:
+    """Return the largest |c|, from half of its square."""
+    largest = halves[0]
+    for c in range(1, offsets.shape[0]):
+        largest = max(largest, halves[c])
+    return np.sqrt(2 * largest)
+
+
+@inline
+def precision_of(rows: Rows, halves: Floats) -> Any:
+    """Return the error of a sum of so many terms, and of what they are made of."""
+    n = min(rows.shape[1], vectors.TERMS) + rows.shape[1] // vectors.TERMS + 8
+    return n * np.finfo(halves.dtype).eps
