@@ -25,7 +25,7 @@ _REGION_BYTES = 1 << 23  # a good size to read: fills a request, and fits the al
 # URL needs may be missing.
 _ERRORS = (
     OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError,
-    OverflowError,
+    ArithmeticError,
 )  # fmt: skip
 
 
@@ -51,8 +51,12 @@ def open_array(path: str) -> Any:
     store = _at(path)
     if store is not path:
         _stores.exists(f"{path.rstrip('/')}/zarr.json")  # tells why nothing can be, if so
-    with _reading(path):
-        return zarr.open_array(store, mode="r")
+    with _reading(path), np.errstate(over="ignore"):  # of what is there where nothing was written
+        array = zarr.open_array(store, mode="r")
+        parts = (array.chunks, array.shards or array.chunks)
+        if any(0 in part for part in parts) and 0 not in array.shape:
+            raise ValueError(f"chunks of {array.chunks}, in shards of {array.shards}")
+        return array
 
 
 def _at(place: str) -> Any:

@@ -1,10 +1,12 @@
 """Faults of the world while pictures are written: disks, sources, other jobs. Nothing is mixed."""
 
+import contextlib
 import itertools
 import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import dask
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 from dkmeans._palette import Palette
 from dkmeans._validation import CompleteError, OutputError, SourceError
 from dkmeans.images import _notes, _store, ingest, quantize
+from dkmeans.images._staging import staging_folder
 
 
 @pytest.fixture(autouse=True)
@@ -333,3 +336,26 @@ def test_a_job_that_is_killed_while_it_sweeps_was_complete(noise, tmp_path):
     with pytest.raises(CompleteError, match="nothing to resume"):
         quantize(noise, tmp_path / "out.zarr", n_colors=8, n_init=1, resume=True)
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_staged_pixels_of_a_killed_job_are_swept_though_its_tasks_still_write(tmp_path):
+    killed = staging_folder(tmp_path, "out.png", None)
+    left, over = killed.__enter__(), threading.Event()
+
+    def write():
+        for number in itertools.count():
+            if over.is_set():
+                break
+            with contextlib.suppress(FileNotFoundError):
+                (left / f"{number}.raw").write_bytes(b"pixels")
+
+    task = threading.Thread(target=write)
+    task.start()
+    try:
+        with staging_folder(tmp_path, "out.png", None) as folder:
+            assert list(tmp_path.iterdir()) == [folder]
+            assert list(folder.iterdir()) == []
+    finally:
+        over.set()
+        task.join()
+    assert list(tmp_path.iterdir()) == []

@@ -467,6 +467,20 @@ def test_shards_smaller_than_their_chunks_are_read_by_chunks():
     assert steps((100, 8), (25, 8), (20, 8), 4, target=100) == (25,)  # metadata may say so
 
 
+@pytest.mark.parametrize(
+    ("outer", "inner"), [([0, 3], [0, 3]), ([15, 3], [0, 3]), ([0, 3], [5, 3])]
+)
+def test_metadata_of_empty_chunks_are_refused(outer, inner, tmp_path):
+    zarr_array(tmp_path, made((40, 3)), chunks=(5, 3), shards=(15, 3))
+    file = tmp_path / "a0" / "zarr.json"
+    metadata = json.loads(file.read_text())
+    metadata["chunk_grid"]["configuration"]["chunk_shape"] = outer
+    metadata["codecs"][0]["configuration"]["chunk_shape"] = inner
+    file.write_text(json.dumps({**metadata, "fill_value": 1e300}))
+    with pytest.raises(SourceError, match="cannot be read as a Zarr array"):
+        table(str(file.parent))
+
+
 @pytest.mark.parametrize("shape", [[10**30, 10**400], [10**400, 3], [2**31, 2**61]])
 def test_metadata_of_endless_tables_are_refused(shape, tmp_path):
     zarr_array(tmp_path, made((40, 3)), chunks=(5, 3), shards=(15, 3))

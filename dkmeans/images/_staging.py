@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def staging_folder(
 
     If both are None there is none.
 
-    Its name follows from that of the output, so that what a crash has left is found again.
+    How its name begins follows from that of the output, so that what a crash has left is found.
 
     Raises
     ------
@@ -101,22 +102,31 @@ def staging_folder(
     if place is None:
         yield None
         return
-    name = f"dkmeans-{hashlib.sha256(os.fsencode(output)).hexdigest()[:16]}.staged"
-    folder = place / (name if wanted is None else f".{name}")
-    with suppress(FileNotFoundError):
-        _remove(folder)
+    hidden = "" if wanted is None else "."
+    begin = f"{hidden}dkmeans-{hashlib.sha256(os.fsencode(output)).hexdigest()[:16]}"
+    for left in place.glob(f"{begin}.*.staged"):
+        _remove(left)
+    # Tasks of a job that was killed may still write: not into the folder of the next.
+    folder = place / f"{begin}.{secrets.token_hex(8)}.staged"
     folder.mkdir()
     try:
         yield folder
     finally:
-        _remove(folder)
+        with suppress(FileNotFoundError):  # it was swept
+            _remove(folder)
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder of staged pixels, with nothing else in it."""
-    for file in folder.glob("*.raw"):
+    """Remove a folder of staged pixels, with nothing else in it.
+
+    A task that nobody could end may write to it by its name, so it gets another one first, by which
+    it is found again too.
+    """
+    begin = folder.stem.rpartition(".")[0]
+    aside = folder.rename(folder.with_name(f"{begin}.{secrets.token_hex(8)}.staged"))
+    for file in aside.glob("*.raw"):
         file.unlink(missing_ok=True)
-    folder.rmdir()
+    aside.rmdir()
 
 
 def interleaved(block: UInt8) -> UInt8:

@@ -6,13 +6,14 @@ A scheduler and workers of their own run on loopback. After each job the memory,
 objects of client, scheduler and workers are noted; in the end a line is laid through what came
 after the warm-up. Exit status 1 if a result differed from the first, or if something grew.
 
-A scheduler of Dask's keeps something of each graph, whoever sends it. `--bare` runs as long again,
-on a new cluster, with as many graphs and tasks a round as the jobs had, but of plain functions;
-what grew by no more than there is then not counted as grown.
+A scheduler of Dask's keeps something of each graph, whoever sends it. `--bare` does as many rounds
+again on a new cluster, with as many graphs and tasks as the jobs had, but of plain functions; what
+grew by no more than there is then not counted as grown.
 """
 
 import argparse
 import json
+import math
 import os
 import random
 import subprocess
@@ -198,7 +199,9 @@ def run_bare(client: Client, sizes: Sequence[int]) -> None:
 
 
 def run(
-    arguments: argparse.Namespace, one_round: Callable[[Client], dict[str, str]]
+    arguments: argparse.Namespace,
+    one_round: Callable[[Client], dict[str, str]],
+    most_rounds: float = math.inf,
 ) -> dict[str, Any]:
     """Repeat a round on a cluster of its own until the time is over; return what was seen."""
     rng = random.Random(arguments.seed)  # noqa: S311 - no secret
@@ -217,11 +220,11 @@ def run(
         end = time.monotonic() + 60 * arguments.minutes
         warm = time.monotonic() + 60 * arguments.minutes * WARM_UP
         try:
-            while time.monotonic() < end:
+            while time.monotonic() < end and len(samples) < most_rounds:
                 for name, found in one_round(client).items():
                     results.setdefault(name, set()).add(found)
                 samples.append(sample(client, scheduler, nanny))
-                if not before and time.monotonic() > warm:
+                if not before and (time.monotonic() > warm or len(samples) > WARM_UP * most_rounds):
                     before = types_of_both(client)
         finally:
             over.set()
@@ -263,7 +266,8 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     found = {"processors": os.cpu_count(), **run(arguments, ours)}
     found["tasks"] = sizes
     if arguments.bare:
-        found["bare"] = run(arguments, bare)
+        # As many rounds: logs of Dask's that are full at some point grow as fast then.
+        found["bare"] = run(arguments, bare, found["rounds"])
         found["grown"] = beyond(found["grown"], found["samples"], found["bare"]["samples"])
     return found
 
@@ -298,7 +302,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=400_000, help="of the table")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bare", action="store_true",
-                        help="then do the same tasks without dkmeans, for as long")  # fmt: skip
+                        help="then do as many tasks without dkmeans")  # fmt: skip
     parser.add_argument("--out", type=Path, help="where to write all samples, as JSON")
     arguments = parser.parse_args()
     found = soak(arguments)
