@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -57,11 +57,27 @@ def ip(*words: str, host: str | None = None) -> str:
     return done.stdout
 
 
-def enter(host: str) -> None:
-    """Move this thread into the namespace of a host, or out of it: "" is where process 1 is."""
-    with Path(f"/run/netns/{host}" if host else "/proc/1/ns/net").open() as file:
+def enter(namespace: str) -> None:
+    """Move this thread into the network namespace that a file of the system names."""
+    with Path(namespace).open() as file:
         if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _NETWORKS):
-            raise OSError(ctypes.get_errno(), f"cannot enter {host}")
+            raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
+
+
+@contextmanager
+def within(host: str) -> Iterator[None]:
+    """Be in the namespace of a host for a while."""
+    with Path("/proc/thread-self/ns/net").open() as home:
+        enter(namespace_of(host))
+        try:
+            yield
+        finally:
+            enter(f"/proc/self/fd/{home.fileno()}")
+
+
+def namespace_of(host: str) -> str:
+    """Return the file that names the namespace of a host."""
+    return f"/run/netns/{host}"
 
 
 def tap(name: str) -> int:
@@ -146,7 +162,9 @@ class Hosts:
         if self._line is None or n == 0:
             ip("link", "add", near, "type", "veth", "peer", "name", "eth0", "netns", name)
         else:
-            ends = tap(near), self._tap_within(name)
+            with within(name):
+                far = tap("eth0")
+            ends = tap(near), far
             line = self._line
             self._processes.append(Process(lambda: relay(ends, *line), self._shown))
             for end in ends:
@@ -157,18 +175,11 @@ class Hosts:
         for device in ("lo", "eth0"):
             ip("link", "set", device, "up", host=name)
 
-    def _tap_within(self, host: str) -> int:
-        enter(host)
-        try:
-            return tap("eth0")
-        finally:
-            enter("")
-
     def _run(self, n: int, main: Callable[[], object]) -> None:
         """Begin a process on host `n`."""
 
         def run() -> None:
-            enter(self.names[n])
+            enter(namespace_of(self.names[n]))
             main()
 
         self._processes.append(Process(run, self._shown))
