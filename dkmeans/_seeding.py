@@ -75,23 +75,21 @@ def choose(
         sums: Float64 = totals.sum(axis=0)
         return sums
 
-    def draw(size: int) -> Int64:
+    def draw(uniforms: Float64) -> Int64:
         """Draw points, with chances in proportion to their weighted distances."""
-        cumulative = np.cumsum(shares)
-        places = rng.uniform(size=size) * cumulative[-1]
-        drawn = _find(cumulative[None], places)
-        inside = np.maximum(places - (cumulative[drawn] - shares[drawn]), 0)
-        lanes = _find(np.cumsum(weights[drawn] * closest[drawn], axis=1), inside)
-        return drawn * kernels.LANES + lanes
+        drawn = np.empty(uniforms.size, np.int64)
+        kernels.draw(uniforms, shares, weights, closest, drawn)
+        return drawn
 
-    chosen = [draw(1)[0]]
+    chosen = draw(rng.uniform(size=1))
     closest[weights > 0] = np.inf
-    totals_with(np.array(chosen), shares)
-    while len(chosen) < n_clusters:
-        candidates = draw(n_trials)
-        chosen.append(candidates[np.argmin(totals_with(candidates, _NOTHING))])
-        totals_with(np.array(chosen[-1:]), shares)
-    return np.array(chosen)
+    totals_with(chosen, shares)
+    for uniforms in rng.uniform(size=(n_clusters - 1, n_trials)):
+        candidates = draw(uniforms)
+        best = np.argmin(totals_with(candidates, _NOTHING))
+        chosen = np.append(chosen, candidates[best])
+        totals_with(chosen[-1:], shares)
+    return chosen
 
 
 def _tiles(points: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Any]:
@@ -122,14 +120,3 @@ def random(points: Points, weights: Float64, n_clusters: int, rng: np.random.Gen
     n_distinct = min(n_clusters, int(np.count_nonzero(shares)))
     chosen = rng.choice(len(points), n_distinct, replace=False, p=shares)
     return points[np.resize(chosen, n_clusters)].astype(np.float64)
-
-
-def _find(cumulative: Float64, places: Float64) -> Int64:
-    """Return the index whose share of each cumulative sum holds the place given.
-
-    `cumulative` is (t, n), or (1, n) for all of the (t,) places.
-    """
-    drawn: Int64 = (cumulative <= places[:, None]).sum(axis=1)
-    # Rounding can give the end of the sum itself; the last index with a share is meant.
-    last: Int64 = (cumulative < cumulative[:, -1:]).sum(axis=1)
-    return np.minimum(drawn, last)

@@ -43,6 +43,7 @@ class Octree:
         sizes = [level[0].size for level in levels]
         self._offsets = np.concatenate([[0], np.cumsum(sizes)])
         child_offsets = [*self._offsets[1:-1], 0]  # the last level has cubes
+        self._runs: dict[int, list[tuple[int, int]]] = {}
         self.arrays = (
             np.concatenate([level[0] for level in levels]),
             np.concatenate(
@@ -62,6 +63,11 @@ class Octree:
 
     def split(self, n: int) -> list[tuple[int, int]]:
         """Cut the nodes of the top level into at most `n` runs with about as many cubes."""
+        if n not in self._runs:  # asked for at each step
+            self._runs[n] = self._cut(n)
+        return self._runs[n]
+
+    def _cut(self, n: int) -> list[tuple[int, int]]:
         starts, ends = self.arrays[1], self.arrays[2]
         first, last = np.arange(self._offsets[1]), np.arange(self._offsets[1]) + 1
         for _ in range(octree.BOTTOM - octree.TOP + 1):  # down to the cubes

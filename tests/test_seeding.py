@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import kmeans_plusplus as peer
 
-from dkmeans._seeding import _find, choose, kmeans_plusplus
+from dkmeans._kernels import points as kernels
+from dkmeans._seeding import choose, kmeans_plusplus
 
 
 def blobs(n=400, d=3, k=8):
@@ -69,21 +70,30 @@ def test_the_choice_is_as_good_as_scikit_learns():
     assert ours < 1.1 * theirs
 
 
+def drawn(weights, uniforms):
+    """Draw points whose chances are the weights: all are at distance 1."""
+    tiles = np.zeros((-(-len(weights) // kernels.LANES), kernels.LANES))
+    tiles.reshape(-1)[: len(weights)] = weights
+    found = np.empty(len(uniforms), np.int64)
+    shares = np.array([sum(tile) for tile in tiles])
+    kernels.draw(np.array(uniforms), shares, tiles, np.ones(tiles.shape), found)
+    return found
+
+
 @given(
-    st.lists(st.sampled_from([0.0, 1e-300, 1.0, 3.0, 1e15]), min_size=1).filter(any),
-    st.floats(0, 1),
+    st.lists(st.sampled_from([0.0, 1e-300, 1.0, 3.0, 1e15]), min_size=1, max_size=200).filter(any),
+    st.lists(st.floats(0, 1), min_size=1, max_size=3),
 )
-def test_no_point_without_a_share_is_found(shares, place):
-    cumulative = np.cumsum(shares)
-    (found,) = _find(cumulative[None], np.array([place * cumulative[-1]]))
-    assert shares[found] > 0
+def test_no_point_without_a_share_is_drawn(weights, uniforms):
+    assert all(weights[i] > 0 for i in drawn(weights, uniforms))
 
 
-def test_places_are_found_in_the_row_of_their_own():
-    cumulative = np.cumsum([[1.0, 0, 3, 6], [0, 5, 0, 5]], axis=1)
-    np.testing.assert_array_equal(_find(cumulative, np.array([0.5, 0.5])), [0, 1])
-    np.testing.assert_array_equal(_find(cumulative, np.array([1.0, 5.0])), [2, 3])
-    np.testing.assert_array_equal(_find(cumulative[:1], np.array([3.9, 4.0, 10.0])), [2, 3, 3])
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=200).filter(any), st.data())
+def test_a_point_is_drawn_where_its_share_lies(weights, data):
+    cumulative = np.cumsum(weights)
+    place = data.draw(st.integers(0, cumulative[-1] - 1)) + 0.5
+    (found,) = drawn(weights, [place / cumulative[-1]])
+    assert found == np.searchsorted(cumulative, place, side="right")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float16", "float32", "float64"])

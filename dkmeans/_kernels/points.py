@@ -85,6 +85,47 @@ def potentials(
 
 
 @kernel
+def draw(
+    uniforms: Float64, shares: Float64, weights: Float64, closest: Floats, drawn: Int64
+) -> None:
+    """Draw points with chances in proportion to their weighted squared distances.
+
+    Parameters
+    ----------
+    uniforms
+        (t,), from 0 to 1: a draw each.
+    shares, weights, closest
+        (m,), (m, LANES) and (m, LANES): see `potentials`. Each share is about the sum of the
+        products of the others in its tile.
+    drawn
+        OUT (t,): the numbers of the points.
+    """
+    total = 0.0
+    for tile in range(shares.size):
+        total += shares[tile]
+    for t in range(uniforms.size):
+        # Rounding can lead to the very end: then the last one with a share is meant.
+        place = uniforms[t] * total
+        before, reached, chosen = 0.0, 0.0, 0
+        for tile in range(shares.size):
+            if reached > place:
+                break
+            if shares[tile] > 0:
+                before, chosen = reached, tile
+            reached += shares[tile]
+        place -= before
+        reached, inside = 0.0, 0
+        for lane in range(LANES):
+            if reached > place:
+                break
+            share = weights[chosen, lane] * closest[chosen, lane]
+            if share > 0:
+                inside = lane
+            reached += share
+        drawn[t] = chosen * LANES + inside
+
+
+@kernel
 def nearest(points: Float64, centers: Float64, labels: Int64, distances: Float64) -> None:
     """Write the index of each point's nearest centre and the squared distance to it.
 
