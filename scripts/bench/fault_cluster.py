@@ -28,7 +28,9 @@ class Process:
     """
 
     def __init__(self, run: Callable[[], object], shown: Path) -> None:
-        process = multiprocessing.get_context("fork").Process(target=_run, args=(run, shown))
+        process = multiprocessing.get_context("fork").Process(
+            target=_run, args=(run, shown, os.getpid())
+        )
         process.start()
         self._process = process
 
@@ -62,9 +64,11 @@ class Process:
         return self._process.pid
 
 
-def _run(run: Callable[[], object], shown: Path) -> None:
+def _run(run: Callable[[], object], shown: Path, parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended already
+            return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the bench puts its own things away
     with shown.open("ab") as file:
         os.dup2(file.fileno(), 1)
