@@ -1,5 +1,7 @@
 """Passes on a `distributed` cluster, and what to say when it fails."""
 
+import asyncio
+import concurrent.futures
 import copy
 import logging
 import queue
@@ -68,7 +70,7 @@ def run_distributed(  # noqa: PLR0917 - what `Passes.run` has
     futures = _submit(client, shared, tasks, partial(_merge_purely, merge))
     try:
         _follow(futures, tasks, watch, advance)
-        result: R = futures[-1].result()
+        result: R = _result(client, futures[-1], watch)
         watch.look()  # a worker that came meanwhile may have had its share of the work
     except BaseException as error:
         told = None
@@ -121,6 +123,19 @@ def _follow(
                 futures[i].release()  # else its result would be kept until the end, though merged
             note_done(watch.name, tasks[i].parts)
         watch.look_if_due()
+
+
+def _result(client: Any, future: Any, watch: "_Watch") -> Any:
+    """Return the result of a future; look at the cluster meanwhile, as it may be done again."""
+    coming = asyncio.run_coroutine_threadsafe(
+        client.gather(future, asynchronous=True), client.loop.asyncio_loop
+    )
+    try:
+        while not concurrent.futures.wait([coming], timeout=_LOOK_SECONDS).done:
+            watch.look()
+        return coming.result()
+    finally:
+        coming.cancel()
 
 
 def _put(ended: queue.SimpleQueue[int], i: int, future: Any) -> None:

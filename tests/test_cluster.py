@@ -8,8 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -177,6 +178,29 @@ def test_a_lost_scheduler_is_an_error_and_no_hang(strike, why, monkeypatch):
             with pytest.raises(ClusterError, match=f"scheduler at {address} is lost"):
                 run(count)
         scheduler.kill()
+
+
+def test_a_result_that_is_lost_with_the_last_worker_is_made_again(monkeypatch, caplog):
+    follow = _passes_distributed._follow
+    root = str(Path(dkmeans.__file__).parents[1])
+    with (
+        own_scheduler() as (_, address),
+        Client(address, timeout=10) as client,
+        ExitStack() as more,
+    ):
+
+        def follow_and_strike(*arguments):
+            follow(*arguments)
+            (pid,) = client.run(os.getpid).values()
+            os.kill(pid, signal.SIGKILL)
+            until(client, 0)
+            threading.Timer(1, lambda: more.enter_context(worker_of(address, [root]))).start()
+
+        assert run(count) == 8
+        monkeypatch.setattr(_passes_distributed, "_follow", follow_and_strike)
+        monkeypatch.setattr(_passes_distributed, "_LOOK_SECONDS", 0.2)
+        assert run(count) == 8
+    assert "Pass look: the cluster has no workers; waiting for some to come." in caplog.text
 
 
 def test_a_cluster_without_the_code_is_told_what_it_needs():
