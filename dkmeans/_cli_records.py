@@ -340,6 +340,7 @@ def _worker_peaks(client: Any) -> dict[str, int]:
 
     from dkmeans._report import peak_memory  # noqa: PLC0415 - slow
 
+    found: dict[str, int] = {}
     with suppress(Exception):  # a figure, no reason to fail at the end
         asked = {
             address: client.submit(peak_memory, workers=[address], pure=False)
@@ -347,12 +348,11 @@ def _worker_peaks(client: Any) -> dict[str, int]:
         }
         with suppress(TimeoutError):
             wait(list(asked.values()), timeout=_ASK_SECONDS)
-        return {
-            address: future.result()
-            for address, future in asked.items()
-            if future.status == "finished"
-        }
-    return {}
+        for address, future in asked.items():
+            if future.status == "finished":
+                with suppress(TimeoutError):  # its worker was lost since, and no other is asked
+                    found[address] = future.result(timeout=_ASK_SECONDS)
+    return found
 
 
 def _versions() -> dict[str, str | None]:

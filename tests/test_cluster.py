@@ -469,3 +469,27 @@ def test_a_performance_report_needs_bokeh(monkeypatch, picture, tmp_path):
         *("--performance-report", str(tmp_path / "r.html")),
     )
     assert (result.exit_code, "install dkmeans[report]" in result.stderr) == (2, True)
+
+
+def test_a_worker_lost_just_after_it_told_its_peak_does_not_keep_a_job(monkeypatch):
+    class Answer:
+        status = "finished"
+
+        def __init__(self, address):
+            self.address = address
+
+        def result(self, timeout):
+            if self.address == "lost":
+                raise TimeoutError(timeout)
+            return 5
+
+    class Asked:
+        def nthreads(self):
+            return {"lost": 1, "here": 1}
+
+        def submit(self, _, *, workers, pure):
+            assert not pure
+            return Answer(*workers)
+
+    monkeypatch.setattr("distributed.wait", lambda *_, **__: None)
+    assert _cli_records._worker_peaks(Asked()) == {"here": 5}
