@@ -641,7 +641,7 @@ def interruptible():
     [
         ("out.png", ".*.dkmeans", ()),
         ("out.png", ".*.dkmeans/*/*.part", ()),
-        ("out.zarr", ".*.dkmeans/*/labels.zarr/c", ()),
+        ("out.zarr", ".*.dkmeans/*/store.zarr/c", ()),
         ("out", "out/.*.dkmeans/*/*.part", ()),
         ("out.png", ".*.dkmeans/*/*.part", ("--workers", "2")),
     ],

@@ -796,3 +796,13 @@ def test_kmeans_plusplus_chooses_no_row_of_weight_zero():
 def test_arguments_of_kmeans_plusplus_that_will_not_do(arguments, words):
     with pytest.raises(ValueError, match=words):
         kmeans_plusplus(**{"X": normal(20, 3), **arguments})
+
+
+@pytest.mark.parametrize("fitted", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("asked", ["uint8", "int16", "float32", "float64"])
+@pytest.mark.parametrize("d", [2, 7, 19])
+def test_rows_of_another_dtype_get_the_nearest_centre(fitted, asked, d):
+    rows = np.random.default_rng(d).integers(0, 200, (700, d))
+    model = KMeans(9, random_state=0, max_iter=3).fit(rows.astype(fitted))
+    distances = ((rows[:, None] - model.cluster_centers_.astype(np.float64)) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(model.predict(rows.astype(asked)), distances.argmin(axis=1))

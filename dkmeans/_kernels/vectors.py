@@ -130,14 +130,14 @@ def transpose_plainly(
     places
         (lanes,): which rows.
     shift, unit
-        (d,) and (1,): offsets are from the one, times the other.
+        (d,) and (1,): offsets are from the one, times the other, in the precision of both.
     tile
         OUT (blocks + lanes, d, lanes). What follows the block, up to `lanes` blocks, may be
         overwritten.
     block
         Which.
     """
-    offsets = (rows[places, : tile.shape[1]].astype(tile.dtype) - shift) * unit
+    offsets = (rows[places, : tile.shape[1]].astype(shift.dtype) - shift) * unit
     tile[block] = offsets.T
 
 
@@ -196,16 +196,6 @@ class _Writer:
         return self.builder.shuffle_vector(
             a, b, ir.Constant(ir.VectorType(_LABEL, n), list(range(n)))
         )
-
-    def floats_of(self, vector: Any, kind: Any) -> Any:
-        """Return numbers, of a type that numba knows, as floats."""
-        if is_float(kind):
-            change = {-1: self.builder.fpext, 0: None, 1: self.builder.fptrunc}[
-                (kind.bitwidth > 8 * self.itemsize) - (kind.bitwidth < 8 * self.itemsize)
-            ]
-        else:
-            change = self.builder.sitofp if kind.signed else self.builder.uitofp
-        return vector if change is None else change(vector, self.floats)
 
     def add_product(self, total: Any, a: Any, b: Any) -> Any:
         """Return ``total + a * b``."""
@@ -339,9 +329,10 @@ def _write_squares(
     n_features = array_of(context, builder, signature, args, 4)[1][1]
     unit = builder.load(array_of(context, builder, signature, args, 3)[0])
     starts = _starts(context, builder, signature, args, write.lanes)
-    kind, taken = signature.args[0].dtype, write.lanes // per_vector
-    stored = ir.VectorType(context.get_data_type(kind), taken)
-    scale, last = write.splat(unit, write.floats), builder.sub(n_features, _INDEX(1))
+    kinds, taken = [signature.args[i].dtype for i in (0, 2, 4)], write.lanes // per_vector
+    stored = ir.VectorType(context.get_data_type(kinds[0]), taken)
+    floats = ir.VectorType(unit.type, write.lanes)
+    scale, last = write.splat(unit, floats), builder.sub(n_features, _INDEX(1))
     lanes = _INDEX(write.lanes)
     begin = builder.mul(builder.mul(args[5], lanes), n_features)
     ahead = builder.mul(
@@ -358,7 +349,7 @@ def _write_squares(
             parts.append(builder.load(builder.bitcast(place, stored.as_pointer()), align=1))
         while len(parts) > taken:
             parts = [write.join(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        vectors, half = [write.floats_of(part, kind) for part in parts], taken // 2
+        vectors, half = [_floats(context, builder, p, *kinds[:2]) for p in parts], taken // 2
         for _round in range(write.lanes.bit_length() - 1):  # each brings every number on its way
             pairs = list(zip(vectors[:half], vectors[half:], strict=True))
             vectors = [
@@ -367,8 +358,9 @@ def _write_squares(
         for i, vector in enumerate(vectors):
             feature = builder.add(first, _INDEX(i))
             known = builder.select(builder.icmp_unsigned("<", feature, last), feature, last)
-            middle = write.splat(builder.load(builder.gep(shift, [known])), write.floats)
-            value = builder.fmul(builder.fsub(vector, middle), scale)
+            middle = write.splat(builder.load(builder.gep(shift, [known])), floats)
+            offsets = builder.fmul(builder.fsub(vector, middle), scale)
+            value = _floats(context, builder, offsets, *kinds[1:])
             place = builder.add(begin, builder.mul(feature, lanes))
             write.store(value, tile, place, write.itemsize)
         return []
@@ -378,6 +370,18 @@ def _write_squares(
     else:
         n_squares = builder.udiv(builder.add(n_features, _INDEX(write.lanes - 1)), lanes)
         write.loop(n_squares, [], square)
+
+
+def _floats(context: Any, builder: Any, vector: Any, kind: Any, wanted: Any) -> Any:
+    """Return a vector of numbers of one of numba's types as floats of another."""
+    change: Any
+    if not is_float(kind):
+        change = builder.sitofp if kind.signed else builder.uitofp
+    elif kind.bitwidth == wanted.bitwidth:
+        return vector
+    else:
+        change = builder.fpext if kind.bitwidth < wanted.bitwidth else builder.fptrunc
+    return change(vector, ir.VectorType(context.get_data_type(wanted), vector.type.count))
 
 
 def _starts(context: Any, builder: Any, signature: Any, args: Any, n: int) -> list[Any]:
