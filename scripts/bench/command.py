@@ -81,9 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run, print and write."""
     options = parse(arguments)
     names = NAMES if "all" in options.names else options.names
-    command = shlex.join(
-        ["python", "scripts/bench", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    command = without_places(sys.argv[1:] if arguments is None else arguments)
     limit_threads(options.threads)
     found = []
     with tempfile.TemporaryDirectory() as folder:

@@ -183,10 +183,11 @@ def machine() -> dict[str, str]:
     for name in _LIBRARIES:
         with suppress(PackageNotFoundError):  # not all are needed
             libraries.append(f"{name} {version(name)}")
+    release = ".".join(platform.release().split(".")[:2])
     return {
         "processor": f"{_processor()}, {os.cpu_count()} logical cores",
         "memory": f"{psutil.virtual_memory().total / (1 << 30):.0f} GiB",
-        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "system": f"{platform.system()} {release}, Python {platform.python_version()}",
         "libraries": ", ".join(libraries),
     }
 
