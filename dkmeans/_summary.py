@@ -317,10 +317,13 @@ class ColourSummary:
         weights, sums = self._tree.level(depth)
         return sum(self.squares) - float((sums.astype(np.float64) ** 2 / weights[:, None]).sum())
 
-    def points(self, depth: int) -> tuple[Float64, Float64]:
-        """Return the points at `depth`, (n, bands), and their weights, (n,), as float64."""
+    def points(self, depth: int) -> tuple[npt.NDArray[Any], Float64]:
+        """Return the points at `depth`, (n, bands), and their weights, (n,), as float64.
+
+        Single colours are uint8, among which starts are chosen in half the time; means are float64.
+        """
         if depth == octree.COLOURS:
-            return self.colours().astype(np.float64), self.counts.astype(np.float64)
+            return self.colours(), self.counts.astype(np.float64)
         weights, sums = self._tree.level(depth)
         return sums[:, : self.bands] / weights[:, None], weights.astype(np.float64)
 
@@ -358,7 +361,7 @@ class ColourSummary:
         """
         points, weights = self.points(depth)
         labels, distances = np.empty(len(points), np.int64), np.empty(len(points))
-        point_kernels.nearest(points, centers, labels, distances)
+        point_kernels.nearest(points.astype(np.float64), centers, labels, distances)
         for i in np.argsort(-distances, kind="stable")[:n]:
             if distances[i] == 0:
                 return
