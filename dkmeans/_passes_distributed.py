@@ -1,6 +1,5 @@
 """Passes on a `distributed` cluster, and what to say when it fails."""
 
-import asyncio
 import concurrent.futures
 import copy
 import logging
@@ -127,6 +126,8 @@ def _follow(
 
 def _result(client: Any, future: Any, watch: "_Watch") -> Any:
     """Return the result of a future; look at the cluster meanwhile, as it may be done again."""
+    import asyncio  # noqa: PLC0415 - slow, and with a cluster it is loaded
+
     coming = asyncio.run_coroutine_threadsafe(
         client.gather(future, asynchronous=True), client.loop.asyncio_loop
     )

@@ -5,7 +5,6 @@ makes all folders that are missing. So a worker that a lost scheduler, or a host
 alone would make the folder of a job again that another process has removed.
 """
 
-import asyncio
 import secrets
 from functools import cache
 from pathlib import Path
@@ -26,6 +25,8 @@ async def _open(self: Any) -> None:
 
 
 async def _set(self: Any, key: str, value: Any) -> None:
+    import asyncio  # noqa: PLC0415 - slow, and with zarr it is loaded
+
     await asyncio.to_thread(put, self.root, key, value.as_numpy_array())
 
 
