@@ -149,7 +149,7 @@ PROGRAM = textwrap.dedent("""
 """)
 
 DEATHS = {
-    "the job is begun": ("dkmeans.images._bucket", "begin", 1),
+    "the job is begun": ("dkmeans.images._targets", "begin", 1),
     "a part is put": ("dkmeans._stores_objects", "write", 12),
     "the last note": ("dkmeans.images._quantize", "write_labels", 1),
     "the outputs are finished": ("dkmeans.images._quantize", "finish", 1),

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import PurePosixPath
-from typing import Any
 
 from dkmeans import _stores_objects as objects
 from dkmeans._palette import Palette
@@ -23,12 +22,11 @@ from dkmeans.images._destination import (
     SUFFIXES,
     finished,
     labels_of,
-    max_colors,
     name_files,
     nothing_more,
     refuse_unasked,
 )
-from dkmeans.images._manifest import JOB, Job, begin
+from dkmeans.images._manifest import JOB, Job
 from dkmeans.images._outputs import Output
 from dkmeans.images._outputs_objects import PngObject, TiffObject
 from dkmeans.images._png import Compression
@@ -135,11 +133,6 @@ class Bucket:
         }
         self._drawn: _store.Blueprint | None = None
 
-    @property
-    def max_colors(self) -> int:
-        """How many colours the output can hold."""
-        return max_colors(self.kind)
-
     def refuse_existing(
         self, found: Sequence[Found], *, overwrite: bool, resumed: Job | None = None
     ) -> None:
@@ -174,18 +167,6 @@ class Bucket:
     def opened(self) -> AbstractContextManager[BucketSpace]:
         """Enter the workspace."""
         return opened(self.path, self.kind)
-
-    def begin(
-        self,
-        space: BucketSpace,
-        options: Mapping[str, Any],
-        found: Sequence[Found],
-        *,
-        resume: bool,
-        overwrite: bool,
-    ) -> Job:
-        """Begin a job, or go on with the one that was interrupted."""
-        return begin(space, self.path, options, found, resume=resume, overwrite=overwrite)
 
     def published(self, job: Job) -> dict[int, str] | None:
         """Return the failures of a Zarr output whose metadata were about to be put, or None."""

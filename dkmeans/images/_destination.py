@@ -22,7 +22,7 @@ from dkmeans._validation import (
     SourceError,
 )
 from dkmeans.images import _store
-from dkmeans.images._manifest import Job, begin
+from dkmeans.images._manifest import Job
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
 from dkmeans.images._png import Compression
 from dkmeans.images._site import Site
@@ -70,11 +70,6 @@ class Destination:
         if self.kind == "folder" and self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path}: is a file; give a folder for several pictures.")
 
-    @property
-    def max_colors(self) -> int:
-        """How many colours the output can hold."""
-        return max_colors(self.kind)
-
     def refuse_existing(
         self, found: Sequence[Found], *, overwrite: bool, resumed: Job | None = None
     ) -> None:
@@ -121,18 +116,6 @@ class Destination:
         place = place_of(self.path, is_folder=self.kind == "folder")
         with opened(place, self.path) as space, writing(self.path):
             yield space
-
-    def begin(
-        self,
-        space: Workspace,
-        options: Mapping[str, Any],
-        found: Sequence[Found],
-        *,
-        resume: bool,
-        overwrite: bool,
-    ) -> Job:
-        """Begin a job, or go on with the one that was interrupted."""
-        return begin(space, self.path, options, found, resume=resume, overwrite=overwrite)
 
     def outputs(
         self,

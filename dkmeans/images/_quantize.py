@@ -23,7 +23,7 @@ from dkmeans._validation import (
 from dkmeans.images import _needs, _sources
 from dkmeans.images._assign import Assign, Written
 from dkmeans.images._count import count_colours
-from dkmeans.images._destination import refuse_failed
+from dkmeans.images._destination import max_colors, refuse_failed
 from dkmeans.images._fit import Fit, fit, psnr
 from dkmeans.images._manifest import Job
 from dkmeans.images._png import Compression
@@ -186,10 +186,11 @@ def quantize(
     failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
     refuse_failed(failures, len(found))
     target = target_of(output, found, is_single=is_single)
+    most = max_colors(target.kind)
     if palette is not None:
-        check_integer("the number of colours in palette", len(palette), 1, target.max_colors)
+        check_integer("the number of colours in palette", len(palette), 1, most)
     else:
-        check_integer("n_colors", n_colors, 2, target.max_colors, f"for a {target.kind} output")
+        check_integer("n_colors", n_colors, 2, most, f"for a {target.kind} output")
     readable = [image.source for image in found if image.source is not None]
     bands = max(source.shape[2] for source in readable)
     _needs.check_quantize(readable, bands, n_colors, palette)

@@ -12,16 +12,15 @@ from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
 from dkmeans._validation import OutputError
 from dkmeans.images import _destination
-from dkmeans.images._bucket import Bucket
 from dkmeans.images._destination import Destination, as_path, nothing_more
-from dkmeans.images._manifest import Job
+from dkmeans.images._manifest import Job, Space, begin
 from dkmeans.images._outputs import Output
 from dkmeans.images._png import Compression
 from dkmeans.images._site import Site
 from dkmeans.images._sources import Found
 from dkmeans.images._store import Root
 
-S = TypeVar("S")
+S = TypeVar("S", bound=Space)
 
 
 class Target(Protocol[S]):
@@ -37,10 +36,6 @@ class Target(Protocol[S]):
     def files(self) -> Mapping[int, str | Path]:
         """The finished file of each source that can be read, by index."""
 
-    @property
-    def max_colors(self) -> int:
-        """How many colours the output can hold."""
-
     def refuse_existing(
         self, found: Sequence[Found], *, overwrite: bool, resumed: Job | None = None
     ) -> None:
@@ -48,17 +43,6 @@ class Target(Protocol[S]):
 
     def opened(self) -> AbstractContextManager[S]:
         """Enter the workspace, and lock it; of two jobs the second is refused."""
-
-    def begin(
-        self,
-        space: S,
-        options: Mapping[str, Any],
-        found: Sequence[Found],
-        *,
-        resume: bool,
-        overwrite: bool,
-    ) -> Job:
-        """Begin a job, or go on with the one that was interrupted."""
 
     def published(self, job: Job) -> dict[int, str] | None:
         """Return the failures of a Zarr output that is finished, or all but; else None."""
@@ -95,6 +79,8 @@ class Target(Protocol[S]):
 def target_of(output: str | Path, found: Sequence[Found], *, is_single: bool) -> Target[Any]:
     """Return what the name of an output means."""
     if _stores.is_url(output):
+        from dkmeans.images._bucket import Bucket  # noqa: PLC0415 - an extra
+
         return Bucket(str(output), found, is_single=is_single)
     return Destination(output, found, is_single=is_single)
 
@@ -115,7 +101,7 @@ def entered(
     if not resume:
         target.refuse_existing(found, overwrite=overwrite)
     with target.opened() as space:
-        job = target.begin(space, options, found, resume=resume, overwrite=overwrite)
+        job = begin(space, target.path, options, found, resume=resume, overwrite=overwrite)
         if resume:
             target.refuse_existing(found, overwrite=job.overwrite, resumed=job)
         yield space, job
