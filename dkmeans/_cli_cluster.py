@@ -12,6 +12,7 @@ import click
 from dkmeans._passes_memory import WORKER
 
 _CONNECT_SECONDS = 10
+_LOOK_SECONDS = 2  # between two looks whether all worker processes are there
 _LEAST_LOST_AFTER = 11  # what Dask can set connections to
 
 _ADDRESS = re.compile(r"([a-z]+://)?[^\s/]+:\d+")
@@ -176,6 +177,7 @@ def opened(place: Workplace) -> Iterator[None]:
         security = _security(place)
         if place.workers is not None:
             cluster = stack.enter_context(_local_cluster(place, security))
+            stack.enter_context(_replaced(cluster, place.workers))
             stack.enter_context(Client(cluster, security=security))
         else:
             stack.enter_context(Client(place.address, timeout=_CONNECT_SECONDS, security=security))
@@ -213,6 +215,33 @@ def _local_cluster(place: Workplace, security: Any | None) -> Any:
             # Without a dashboard there is still an HTTP server, by default at a fixed port.
             scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         )
+
+
+@contextmanager
+def _replaced(cluster: Any, n_workers: int) -> Iterator[None]:
+    """Begin worker processes anew where Dask gives one up.
+
+    A worker's nanny begins it again when it dies. But Dask closes that nanny, and has nothing in
+    its place, if the worker is not there 15 s after it was lost: because this machine is too busy,
+    or because it has just died once more.
+    """
+    from distributed import Status  # noqa: PLC0415 - slow
+    from tornado.ioloop import PeriodicCallback  # noqa: PLC0415 - slow
+
+    def look() -> None:
+        if cluster.status != Status.running:  # it is being closed
+            return
+        for name, nanny in list(cluster.workers.items()):
+            if nanny.status in (Status.closed, Status.failed):
+                del cluster.workers[name]
+        cluster.scale(n_workers)
+
+    watch = PeriodicCallback(look, _LOOK_SECONDS * 1000)
+    cluster.loop.add_callback(watch.start)
+    try:
+        yield
+    finally:
+        cluster.loop.add_callback(watch.stop)
 
 
 @contextmanager

@@ -21,13 +21,14 @@ import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
-from distributed import Client, Security, get_client, span
+from distributed import Client, Security, Status, get_client, span
 from PIL import Image
 
 import dkmeans
 from dkmeans import ClusterError, _cli_records, _passes_distributed, images
 from dkmeans import _passes_versions as versions
 from dkmeans._cli import cli
+from dkmeans._cli_cluster import Workplace, opened
 from dkmeans._passes import Passes, Piece
 from dkmeans._tables_blocks import MemorySource, TablePiece
 from dkmeans._tables_regions import Regions
@@ -371,6 +372,22 @@ def looked(monkeypatch):
 
     monkeypatch.setattr(images, "quantize", look)
     return seen
+
+
+def test_a_local_cluster_replaces_workers_that_dask_has_given_up():
+    # Dask gives up what is not there again so long after it died; by default 15 s.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"}),
+        opened(Workplace(workers=1)),
+    ):
+        client = get_client()
+        (nanny,) = client.cluster.workers.values()
+        os.kill(nanny.pid, signal.SIGKILL)
+        while nanny.status != Status.closed:
+            time.sleep(0.05)
+        client.wait_for_workers(1, timeout=60)
+        assert list(client.cluster.workers.values()) != [nanny]
+        assert client.submit(operator.add, 1, 1).result(timeout=30) == 2
 
 
 def test_workers_listen_on_loopback_only_and_obey_their_limits(looked, picture, tmp_path):
