@@ -155,12 +155,15 @@ class Workplace:
 
     def timeouts(self) -> dict[str, str]:
         """Return what Dask is to be configured with, so that lost hosts are noticed in time."""
+        # A nanny begins its worker again when it dies. But Dask closes it if the worker is not
+        # there 15 s later: as it has just died once more, or begins slowly on a busy machine.
+        patience = {"distributed.deploy.lost-worker-timeout": "1h"} if self.workers else {}
         if self.lost_after is None:
-            return {}
+            return patience
         # Cut off: sockets are probed, and nothing sent stays unanswered for longer. Hung: workers
         # tell the scheduler that they are there, each half second or so.
         names = ("distributed.comm.timeouts.tcp", "distributed.scheduler.worker-ttl")
-        return dict.fromkeys(names, f"{self.lost_after}s")
+        return patience | dict.fromkeys(names, f"{self.lost_after}s")
 
 
 @contextmanager
@@ -219,12 +222,7 @@ def _local_cluster(place: Workplace, security: Any | None) -> Any:
 
 @contextmanager
 def _replaced(cluster: Any, n_workers: int) -> Iterator[None]:
-    """Begin worker processes anew where Dask gives one up.
-
-    A worker's nanny begins it again when it dies. But Dask closes that nanny, and has nothing in
-    its place, if the worker is not there 15 s after it was lost: because this machine is too busy,
-    or because it has just died once more.
-    """
+    """Put others in the place of nannies that have closed, as their workers could not begin."""
     from distributed import Status  # noqa: PLC0415 - slow
     from tornado.ioloop import PeriodicCallback  # noqa: PLC0415 - slow
 
