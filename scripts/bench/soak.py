@@ -4,7 +4,8 @@
 
 A scheduler and workers of their own run on loopback. After each job the memory, open files and
 objects of client, scheduler and workers are noted; in the end a line is laid through what came
-after the warm-up. Exit status 1 if a result differed from the first, or if something grew.
+after the warm-up. Exit status 1 if a result differed from the first, if something grew, or if a
+job failed or Ctrl-C ended it early; what was noted until then is written in any case.
 
 A scheduler of Dask's keeps something of each graph, whoever sends it. `--bare` does as many rounds
 again on a new cluster, with as many graphs and tasks as the jobs had, but of plain functions; what
@@ -215,6 +216,8 @@ def run(
     samples, kills, over = [], [], threading.Event()
     results: dict[str, set[str]] = {}
     before: dict[str, dict[str, int]] = {}
+    after: dict[str, dict[str, int]] = {}
+    ended_by = "time"
     with (
         cluster(arguments.workers, arguments.memory_limit) as (scheduler, nanny, address),
         Client(address) as client,
@@ -233,18 +236,21 @@ def run(
                 samples.append(sample(client, scheduler, nanny))
                 if not before and (time.monotonic() > warm or len(samples) > WARM_UP * most_rounds):
                     before = types_of_both(client)
+            after = types_of_both(client)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - hours of samples are kept
+            ended_by = f"{type(error).__name__}: {error}"
         finally:
             over.set()
             killer.join()
-        after = types_of_both(client)
     return {
+        "ended_by": ended_by,
         "rounds": len(samples),
         "kills": len(kills),
         "results": {name: sorted(found) for name, found in results.items()},
         "grown": verdict(samples),
         "grown_types": {who: grown_types(before.get(who, {}), after[who]) for who in after},
-        "first": samples[0],
-        "last": samples[-1],
+        "first": samples[0] if samples else {},
+        "last": samples[-1] if samples else {},
         "samples": samples,
     }
 
@@ -272,7 +278,7 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
 
     found = {"processors": os.cpu_count(), **run(arguments, ours)}
     found["tasks"] = sizes
-    if arguments.bare:
+    if arguments.bare and found["ended_by"] == "time":
         # As many rounds: logs of Dask's that are full at some point grow as fast then.
         found["bare"] = run(arguments, bare, found["rounds"])
         found["grown"] = beyond(found["grown"], found["samples"], found["bare"]["samples"])
@@ -320,7 +326,7 @@ def main() -> None:
         each.pop("samples", None)
     print(json.dumps(found, indent=1))
     print("differ:", differ or "none", "| grown:", list(found["grown"]) or "nothing")
-    sys.exit(1 if differ or found["grown"] else 0)
+    sys.exit(1 if differ or found["grown"] or found["ended_by"] != "time" else 0)
 
 
 if __name__ == "__main__":
