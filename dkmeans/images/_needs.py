@@ -10,7 +10,7 @@ from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource, Piece
 from dkmeans._summary import summary_bytes, table_bytes
 from dkmeans._tiling import Window
-from dkmeans.images import _count, _raster, _store
+from dkmeans.images import _count, _gdal, _raster, _store
 from dkmeans.images._outputs import ImageFile, Output, label_windows
 from dkmeans.images._raster import RasterSource
 from dkmeans.images._staging import StagedSource
@@ -119,7 +119,7 @@ def _reading(source: BlockSource) -> int:
         return _BLOCKS * block
     if source.whole:
         return _raster.whole_bytes(source) + _BLOCKS * block
-    return _BLOCKS * block + _raster.CACHE_BYTES
+    return _BLOCKS * block + _gdal.CACHE_BYTES
 
 
 def _labels(source: BlockSource, output: Output | None, table: int) -> int:

@@ -9,8 +9,6 @@ from the header and refused beyond `MAX_RESIDENT`.
 
 import math
 import struct
-import threading
-import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,18 +17,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
-import rasterio.errors
-import rasterio.windows
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
-from rasterio.enums import MaskFlags
 
 from dkmeans import _stores
 from dkmeans._stores import State
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import MAX_RESIDENT, SourceError
-from dkmeans.images import _strip, _tiles
-from dkmeans.images._remote import Remote, named
+from dkmeans.images import _gdal, _strip, _tiles
+from dkmeans.images._remote import named
 from dkmeans.images._strip import StripTiff
 from dkmeans.images._tiles import TiledTiff
 
@@ -45,18 +39,6 @@ _PILLOW = 7  # bytes a pixel of Pillow's picture and the array made from it
 _COEFFICIENTS = 6  # bytes a pixel that libjpeg holds for a progressive JPEG
 _HEADER = 1 << 16  # bytes of an object asked for at a time, for headers
 _BAND = 4 << 20  # bytes decoded at a time from a source that is read in order
-CACHE_BYTES = 64 << 20  # of GDAL's blocks; its default is 5 % of the machine's memory
-_ENV = {
-    "GDAL_CACHEMAX": CACHE_BYTES >> 20,
-    "GDAL_NUM_THREADS": 1,  # the parallelism is Dask's
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no side-car files: the pixels are in the file
-    "GDAL_PAM_ENABLED": "NO",
-    "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",  # a truncated JPEG is an error, not grey pixels
-    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",  # it takes what is missing of a truncated PNG for pixels
-}
-
-
-_opening = threading.Lock()  # `warnings.catch_warnings` is not for two threads at a time
 
 
 @dataclass(frozen=True)
@@ -119,7 +101,7 @@ class RasterSource:
                 for window in windows:
                     yield image[window.rows, window.columns]
             else:
-                with _open(self.path, self.driver, self.stored) as dataset:
+                with _gdal.dataset(self.path, self.driver, self.stored) as dataset:
                     for window in windows:
                         yield dataset.read(window)
             _stores.refuse_changed(self.path, self.stored)
@@ -134,7 +116,7 @@ class RasterSource:
                 image = np.asarray(picture)
             image = image.reshape(*image.shape[:2], -1)
         else:
-            with _open(self.path, self.driver, self.stored) as dataset:
+            with _gdal.dataset(self.path, self.driver, self.stored) as dataset:
                 image = dataset.read()
         return _turn(image, self.orientation)
 
@@ -143,22 +125,6 @@ def whole_bytes(source: RasterSource) -> int:
     """Return what it takes to decode all pixels at once."""
     height, width, _ = source.shape
     return height * width * (_PILLOW + _COEFFICIENTS)
-
-
-@dataclass(frozen=True)
-class _Dataset:
-    """What rasterio has opened, and how it is read if it is an object."""
-
-    opened: Any
-    remote: Remote | None
-
-    def read(self, window: Window | None = None) -> UInt8:
-        """Return the pixels of a window, or all of them."""
-        area = window and rasterio.windows.Window(window.x, window.y, window.width, window.height)
-        pixels = self.opened.read(window=area)
-        if self.remote is not None:
-            self.remote.raise_trouble()
-        return np.moveaxis(pixels, 0, -1)
 
 
 def _turn(image: UInt8, orientation: int) -> UInt8:
@@ -171,29 +137,10 @@ def _turn(image: UInt8, orientation: int) -> UInt8:
 
 
 @contextmanager
-def _open(path: str, driver: str, stored: State) -> Iterator[_Dataset]:
-    remote = Remote(path, stored) if _stores.is_url(path) else None
-    try:
-        with rasterio.Env(**_ENV):
-            with _opening, warnings.catch_warnings():
-                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-                dataset = rasterio.open(path, driver=driver, opener=remote)
-            with dataset:
-                yield _Dataset(dataset, remote)
-    except rasterio.errors.RasterioError:
-        if remote is not None:
-            remote.raise_trouble()
-        raise
-
-
-@contextmanager
 def _reading(path: str) -> Iterator[None]:
     """Turn what goes wrong while reading `path` into one clear error."""
     try:
         yield
-    except rasterio.errors.RasterioError as error:
-        reason = str(error.__cause__ or error).strip().rstrip(".")
-        raise SourceError(f"{path}: cannot be decoded, truncated or damaged ({reason}).") from error
     except FileNotFoundError as error:
         raise SourceError(f"{path}: no such file.") from error
     except (OSError, SyntaxError, ValueError) as error:
@@ -298,29 +245,11 @@ def _probe_pillow(path: str, driver: str, plugin: type[Any], stored: State) -> R
 
 
 def _probe_tiff(path: str, stored: State) -> RasterSource | StripTiff | TiledTiff:
-    with _open(path, "GTiff", stored) as found:
-        dataset = found.opened
-        bands, dtype = dataset.count, dataset.dtypes[0]
-        shape = (dataset.height, dataset.width, bands)
-        block = dataset.block_shapes[0]
-        compressed = dataset.compression is not None
-        kinds = [kind.name for kind in dataset.colorinterp]
-        extras = {
-            f"{bands} bands": bands not in _MODES.values(),
-            f"{dtype} pixels": dtype != "uint8",
-            "a palette": "palette" in kinds,
-            "alpha": "alpha" in kinds,
-            "colours other than grey and RGB": not {*kinds} <= {"gray", "red", "green", "blue"},
-            "georeference": dataset.crs is not None or not dataset.transform.is_identity,
-            "nodata": dataset.nodata is not None,
-            "a mask": MaskFlags.per_dataset in dataset.mask_flag_enums[0],
-            "pixels of other than 8 bits": "NBITS" in dataset.tags(1, ns="IMAGE_STRUCTURE"),
-            "several pages": len(dataset.subdatasets) > 1,
-        }
-    for what, present in extras.items():
-        if present:
-            raise SourceError(_unsupported(path, what))
     with _tiles.first_page(path, stored) as page:
+        found = _tiles.plain_layout(page) or _gdal.layout(path, stored)
+        for what in found.peculiarities:
+            raise SourceError(_unsupported(path, what))
+        shape = found.shape
         _check_size(path, shape, stored[0] if _tiles.takes_room(path, page) else None)
         for what in _tiles.peculiarities(page):
             raise SourceError(_unsupported(path, what))
@@ -329,8 +258,9 @@ def _probe_tiff(path: str, stored: State) -> RasterSource | StripTiff | TiledTif
         strip = _strip.probe(path, shape, stored, page)
     # One compressed strip: rows are decoded from first to last, and from 2000 rows on GDAL tells
     # that each is a block.
-    in_order = compressed and is_one_strip and math.prod(shape) > _BAND
-    held = math.prod(block) * bands
+    in_order = found.is_compressed and is_one_strip and math.prod(shape) > _BAND
+    block = found.block
+    held = math.prod(block) * shape[2]
     if held > MAX_RESIDENT:
         raise SourceError(
             f"{path}: strips or tiles of {block[1]} x {block[0]} pixels must each be held in "

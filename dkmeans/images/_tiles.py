@@ -6,6 +6,7 @@ as long again: it splits the bands apart and copies them through its cache.
 
 import logging
 import math
+import struct
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,24 @@ UInt8 = npt.NDArray[np.uint8]
 _RAW, _DEFLATE = 1, (8, 32946)  # compression tags
 _PREDICTORS = (1, 2)  # none, horizontal differences
 _GREY_AND_RGB = (1, 2)  # photometric interpretations
+_KINDS = ((1, 1), (2, 3))  # these, each with its number of bands
 _HEADER = 1 << 16  # bytes of an object asked for at a time, for directories
+# What tifffile raises where a directory is not as it should be.
+_DAMAGES = (
+    *(tifffile.TiffFileError, struct.error, ValueError, TypeError),
+    *(LookupError, ArithmeticError, AttributeError),
+)
+_EIGHT_BITS = (8, 1, 0)  # unsigned, and no smaller copy or mask
+# The tags of pixels in tiles, and some that say nothing about them.
+_NEEDED_TAGS = {
+    *("ImageWidth", "ImageLength", "BitsPerSample", "SamplesPerPixel", "Compression"),
+    *("PhotometricInterpretation", "TileWidth", "TileLength", "TileOffsets", "TileByteCounts"),
+}
+_PLAIN_TAGS = _NEEDED_TAGS | {
+    *("SampleFormat", "Predictor", "PlanarConfiguration", "NewSubfileType", "Orientation"),
+    *("ImageDescription", "DocumentName", "Software", "DateTime", "Artist", "Copyright"),
+    *("XResolution", "YResolution", "ResolutionUnit", "InterColorProfile"),
+}
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong is raised here
 
@@ -158,14 +176,64 @@ def first_page(path: str, stored: State) -> Iterator[Any]:
     SourceError
         If it is none, cannot be read, or is not as it was.
     """
+    with _stores.opened(path, stored, _HEADER) as file:
+        try:
+            tiff = tifffile.TiffFile(file, name=path)
+            page = tiff.pages.first
+        except _DAMAGES as error:
+            raise SourceError(
+                f"{path}: not a TIFF, or its header is damaged, truncated ({error})."
+            ) from error
+        with tiff:
+            yield page
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the pixels of a TIFF are stored.
+
+    Attributes
+    ----------
+    shape
+        (height, width, bands).
+    block
+        The height and width of strips or tiles.
+    is_compressed
+        Whether they are.
+    peculiarities
+        What it has that is not supported.
+    """
+
+    shape: tuple[int, int, int]
+    block: tuple[int, int]
+    is_compressed: bool = True
+    peculiarities: tuple[str, ...] = ()
+
+
+def plain_layout(page: Any) -> Layout | None:
+    """Return how deflate tiles are stored, if there is nothing else that GDAL would have to tell.
+
+    That is one page of 8-bit grey or RGB, without a tag that may change what pixels mean.
+    """
+    if not _NEEDED_TAGS <= {tag.name for tag in page.tags} <= _PLAIN_TAGS:
+        return None
+    shape = page.imagelength, page.imagewidth, page.samplesperpixel
+    block = page.tilelength, page.tilewidth
+    is_plain = (
+        min(*shape, *block) > 0
+        and (page.bitspersample, page.sampleformat, page.subfiletype) == _EIGHT_BITS
+        and (page.photometric, page.samplesperpixel) in _KINDS
+        and _is_plain_deflate(page, shape)
+        and _is_alone(page)
+    )
+    return Layout(shape, block) if is_plain else None
+
+
+def _is_alone(page: Any) -> bool:
     try:
-        with (
-            _stores.opened(path, stored, _HEADER) as file,
-            tifffile.TiffFile(file, name=path) as tiff,
-        ):
-            yield tiff.pages.first
-    except tifffile.TiffFileError as error:
-        raise SourceError(f"{path}: not a TIFF, or its header is damaged ({error}).") from error
+        return page.parent.pages.get(1, page) is page
+    except _DAMAGES:  # something follows, and GDAL may know what
+        return False
 
 
 def peculiarities(page: Any) -> list[str]:
