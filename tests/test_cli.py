@@ -10,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import numpy as np
 import pytest
+import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
@@ -369,6 +371,26 @@ def test_kernels_that_were_compiled_are_loaded_without_the_compiler(tmp_path):
     modules = set(ended.stdout.split())
     assert "dkmeans._kernels.octree" in modules
     assert {"numba.np.arraymath", "scipy.linalg"}.isdisjoint(modules)
+
+
+@pytest.mark.parametrize("name", ["in.jpg", "in.tif"])
+def test_common_pictures_are_read_without_gdal(tmp_path, name):
+    image = np.asarray(Image.effect_noise((64, 64), 50).convert("RGB"))
+    if name == "in.tif":
+        tifffile.imwrite(
+            tmp_path / name, image, photometric="rgb", tile=(32, 32), compression="zlib"
+        )
+    else:
+        Image.fromarray(image).save(tmp_path / name)
+    code = (
+        "import sys, dkmeans\n"
+        f"dkmeans.quantize({name!r}, 'out.tif', n_colors=4)\n"
+        "print('rasterio' in sys.modules)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert ended.stdout == "False\n"
 
 
 # Documentation

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from dkmeans import _stores
 from dkmeans._tiling import Window, grid
 from dkmeans._validation import SourceError
-from dkmeans.images import _raster
+from dkmeans.images import _gdal, _raster, _tiles
 from dkmeans.images._raster import RasterSource
 from dkmeans.images._tiles import TiledTiff
 
@@ -450,7 +451,36 @@ def alpha_band(image):
     return np.dstack([image, image[..., 0]])
 
 
-UNSUPPORTED = {
+DEFLATE = {"tile": (64, 48), "compression": "zlib"}
+SCALE = [(33550, "d", 3, (0.5, 0.5, 0.0), True), (33922, "d", 6, (0, 0, 0, 10.0, 20.0, 0), True)]
+
+# As they are, these could be decoded without GDAL, but for what GDAL tells of them.
+UNSUPPORTED_TILES = {
+    "tiles-alpha.tif": (lambda path, image: tiff(**DEFLATE)(path, alpha_band(image)), "4 bands"),
+    "tiles-16-bit.tif": (lambda path, image: tiff(**DEFLATE)(path, sixteen_bits(image)), "uint16"),
+    "tiles-signed.tif": (lambda path, image: tiff(**DEFLATE)(path, image.view(np.int8)), "int8"),
+    "tiles-transform.tif": (tiff(extratags=SCALE, **DEFLATE), "georeference"),
+    "tiles-nodata.tif": (tiff(extratags=[(42113, "s", 0, "0", True)], **DEFLATE), "nodata"),
+    "tiles-orientation.tif": (tiff(extratags=[(274, "H", 1, 6, True)], **DEFLATE), "orientation"),
+    "tiles-white-is-zero.tif": (grey(tiff(photometric="miniswhite", **DEFLATE)), ""),
+    "tiles-three-greys.tif": (
+        tiff(photometric="minisblack", planarconfig="contig", **DEFLATE),
+        "colours other",
+    ),
+    "tiles-palette.tif": (
+        grey(tiff(photometric="palette", colormap=np.zeros((3, 256), np.uint16), **DEFLATE)),
+        "a palette",
+    ),
+    "tiles-pages.tif": (
+        lambda path, image: tiff(**DEFLATE)(path, np.stack([image, image[::-1]])),
+        "several pages",
+    ),
+    "tiles-mask.tif": (
+        with_rasterio(mask=True, tiled=True, blockxsize=64, blockysize=64, compress="deflate"),
+        "a mask",
+    ),
+}
+UNSUPPORTED = UNSUPPORTED_TILES | {
     "alpha.png": (converted("RGBA"), "alpha"),
     "grey-alpha.png": (converted("LA"), "alpha"),
     "palette.png": (converted("P"), "a palette"),
@@ -505,6 +535,17 @@ def test_not_yet_supported(tmp_path, photo, name):
     assert message.startswith(f"{path}: not yet supported: ")
     assert what in message
     assert message.count("\n") == 0
+
+
+@pytest.mark.parametrize("name", REGIONS)
+def test_what_is_told_without_gdal_is_what_gdal_tells(files, name):
+    path, _ = files[name]
+    stored = _stores.state(str(path))
+    with _tiles.first_page(str(path), stored) as page:
+        plain = _tiles.plain_layout(page)
+    assert (plain is not None) == isinstance(_raster.probe(path), TiledTiff)
+    if plain is not None:
+        assert plain == _gdal.layout(str(path), stored)
 
 
 # Damage
