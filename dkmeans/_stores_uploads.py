@@ -1,7 +1,8 @@
 """Uploads in parts that nobody will finish, as a process was killed: found in S3, and aborted.
 
-They take room but are no objects, and obstore does not know how to look for them. So these two
-requests are signed here, as Amazon says ("Signature Version 4"), with the keys of the environment.
+They take room but are no objects, and obstore does not know how to look for them; nor does its
+`sign` take the query that such requests have (its issue 778). So these two requests are signed
+here, as Amazon says ("Signature Version 4"), with the keys of the environment.
 Where there are none, as on machines that are granted their rights, a rule of the bucket has to do.
 """
 
