@@ -86,14 +86,11 @@ class Needs:
         What the process that started the job holds at its peak between passes, in bytes.
     libraries
         What it has resident before, as the client of a cluster on this machine: measured.
-    spare
-        What a process that does all by itself makes use of beside, where there is as much.
     """
 
     passes: tuple[Pass, ...]
     client: int
     libraries: int
-    spare: int = 0
 
     def of_worker(self, n_threads: int) -> int:
         """Return the peak of a worker of a cluster that runs so many tasks at once, in bytes."""
@@ -156,13 +153,6 @@ class Room:
             return needs.of_client()
         return needs.of_threads(self.n_threads if self.n_workers == 1 else 1)
 
-    def spare(self, needs: Needs) -> int:
-        """Return what a process has beside what it needs, as far as it can make use of it."""
-        is_alone = self.n_workers == 1 and not self.on_cluster
-        if self.limit is None or not is_alone or schedulers.memory_limit() is not None:
-            return 0
-        return max(0, min(needs.spare, self.limit - self.needed(needs)))
-
     def holds(self, needs: Needs) -> bool:
         """Whether there is as much."""
         return self.limit is None or self.needed(needs) <= self.limit * self.share
@@ -202,8 +192,8 @@ def available() -> int:
     return max(0, free) + int(psutil.Process().memory_info().rss)
 
 
-def refuse_beyond(job: str, find: Callable[[Room], Needs]) -> int:
-    """Raise if a job needs more memory than there is where it would run; return what is spare.
+def refuse_beyond(job: str, find: Callable[[Room], Needs]) -> None:
+    """Raise if a job needs more memory than there is where it would run.
 
     Parameters
     ----------
@@ -219,11 +209,10 @@ def refuse_beyond(job: str, find: Callable[[Room], Needs]) -> int:
     """
     where = room()
     if where.limit is None:
-        return 0
+        return
     needs = find(where)
     if not where.holds(needs):
         raise InsufficientMemoryError(_refusal(job, where, needs, where.needed(needs)))
-    return where.spare(needs)
 
 
 def _refusal(job: str, where: Room, needs: Needs, needed: int) -> str:

@@ -87,12 +87,11 @@ class Plan:
     @classmethod
     def of(cls, needs: Needs, room: Room, **told: Any) -> "Plan":
         """Return the plan of a job that needs so much of a room; `told` are all else."""
-        spare = room.spare(needs)
         return cls(
             n_workers=room.n_workers,
             n_threads=room.n_threads,
-            memory_worker=room.needed(needs) + spare,
-            memory_client=room.needed_by_client(needs) + spare,
+            memory_worker=room.needed(needs),
+            memory_client=room.needed_by_client(needs),
             memory_limit=room.limit,
             fits=room.holds(needs),
             **told,

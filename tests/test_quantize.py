@@ -1,6 +1,5 @@
 """quantize at work: how often it reads, where pixels wait, what it replaces and leaves behind."""
 
-import pickle
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,10 +13,8 @@ import zarr
 from PIL import Image
 
 from dkmeans import Palette, quantize
-from dkmeans._tiling import Window
 from dkmeans._validation import OutputError, SourceError
-from dkmeans.images import _needs, _raster
-from dkmeans.images._keeping import Shelf
+from dkmeans.images import _raster
 from dkmeans.images._raster import RasterSource
 from dkmeans.images._staging import StagedSource
 from dkmeans.images._store import ZarrSource
@@ -98,13 +95,6 @@ def spy(monkeypatch):
         yield Spy(monkeypatch)
 
 
-@pytest.fixture(params=[1, 2])
-def times_read(spy, monkeypatch, request):
-    """The spy, and how often blocks are read: once if there is room for all in memory."""
-    monkeypatch.setattr(_needs, "_KEPT", 1 << 20 if request.param == 1 else 0)
-    return spy, request.param
-
-
 @pytest.fixture
 def no_room(monkeypatch):
     """A disk that is nearly full."""
@@ -136,14 +126,13 @@ BY_GDAL = {
         *((name, "out.zarr") for name in ("square.tif", "odd.tif", "strips.tif")),
     ],
 )
-def test_regions_are_read_once_or_twice(photo, tmp_path, times_read, name, output):
-    spy, times = times_read
+def test_regions_are_read_twice(photo, tmp_path, spy, name, output):
     write_tiff(tmp_path / name, photo, **(TILED | BY_GDAL)[name])
     result = quantize(tmp_path / name, tmp_path / output, n_colors=3)
-    assert spy.times((RasterSource, TiledTiff)) == times
+    assert spy.times((RasterSource, TiledTiff)) == 2
     assert spy.times(StagedSource) == 0
     assert spy.cut_blocks() == []
-    assert set(spy.tiles.values()) == ({times} if name in TILED else set())
+    assert set(spy.tiles.values()) == ({2} if name in TILED else set())
     assert (result.n_passes, result.bytes_read) == (2, 2 * photo.size)
 
 
@@ -157,14 +146,13 @@ def test_with_a_palette_they_are_read_once(photo, tmp_path, spy, name):
 
 
 @pytest.mark.parametrize("output", ["out.png", "out.tif", "out.zarr"])
-def test_chunks_are_read_once_or_twice(photo, tmp_path, times_read, output):
-    spy, times = times_read
+def test_chunks_are_read_twice(photo, tmp_path, spy, output):
     array = zarr.create_array(
         str(tmp_path / "in.zarr"), shape=photo.shape, chunks=(64, 128, 3), dtype=np.uint8
     )
     array[:] = photo
     quantize(tmp_path / "in.zarr", tmp_path / output, n_colors=3)
-    assert spy.times(ZarrSource) == times
+    assert spy.times(ZarrSource) == 2
     assert spy.times(StagedSource) == 0
     assert spy.cut_blocks() == []
 
@@ -483,33 +471,3 @@ def test_other_files_of_the_folder_stay(folder, tmp_path):
         "notes.txt",
         "sub",
     ]
-
-
-# Blocks kept between the passes
-
-
-@pytest.mark.parametrize("name", ["odd.tif", "lzw.tif", "strips.tif"])
-def test_any_number_of_blocks_may_be_kept(photo, tmp_path, spy, monkeypatch, name):
-    write_tiff(tmp_path / name, photo, **(TILED | BY_GDAL)[name])
-    written = set()
-    for room in (0, 1, 12_000, 60_000, 1 << 20):
-        spy.windows.clear()
-        monkeypatch.setattr(_needs, "_KEPT", room)
-        quantize(tmp_path / name, tmp_path / "out.png", n_colors=5, overwrite=True)
-        written.add((tmp_path / "out.png").read_bytes())
-        n_read = sum(window.n_pixels for _, window in spy.windows)
-        assert n_read * 3 >= 2 * photo.size - room
-    assert len(written) == 1
-
-
-def test_a_shelf_is_left_behind(photo):
-    shelf = Shelf(photo.nbytes + 1000)
-    window = Window(0, 0, *photo.shape[:2])
-    shelf.keep(0, window, photo)
-    np.testing.assert_array_equal(shelf.find(0, window), photo)
-    shelf.keep(1, window, photo)
-    assert shelf.find(1, window) is None
-    sent = pickle.loads(pickle.dumps(shelf))  # noqa: S301 - just pickled
-    assert sent.find(0, window) is None
-    sent.keep(0, window, photo)
-    assert sent.find(0, window) is None

@@ -1,6 +1,5 @@
 """How much memory it takes to quantize or ingest pictures."""
 
-import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -12,7 +11,6 @@ from dkmeans._passes import BlockSource, Piece
 from dkmeans._summary import summary_bytes, table_bytes
 from dkmeans._tiling import Window
 from dkmeans.images import _count, _gdal, _raster, _store
-from dkmeans.images._keeping import ALIGNED
 from dkmeans.images._outputs import ImageFile, Output, label_windows
 from dkmeans.images._raster import RasterSource
 from dkmeans.images._staging import StagedSource
@@ -23,23 +21,16 @@ _ZARR = 25 * MIB  # once it is imported
 _BLOCKS = 3  # of what is read: the last one, the next one, and a copy with its bands in order
 _CHUNKS = 3  # of what is read of Zarr: encoded, decoded, and put together
 _WINDOW = 250  # bytes of a window, of where its tile lies, and of where its labels are
-_KEPT = 384 * MIB  # of decoded blocks at the most: with all else, well below 1 GiB
 _LABELS = 3  # windows of labels: the last one, the next one, and as it is packed and encoded
 
 
 def check_quantize(
     sources: Collection[BlockSource], bands: int, n_colors: int, palette: Palette | None
-) -> int:
-    """Raise `InsufficientMemoryError` if there is too little memory to quantize pictures.
-
-    Returns
-    -------
-    int
-        How many bytes of decoded blocks there is room for beside.
-    """
+) -> None:
+    """Raise `InsufficientMemoryError` if there is too little memory to quantize pictures."""
     n_colors = n_colors if palette is None else len(palette)
     counted = palette is None
-    return refuse_beyond(
+    refuse_beyond(
         "quantize",
         lambda _: quantize(sources, bands=bands, n_colors=n_colors, counted=counted),
     )
@@ -90,13 +81,7 @@ def quantize(
     n = n_partitions(_whole(sources))
     passes.append(Pass("write", n, reading + labels + listed, zarr + table, listed))
     solved = counts + summary_bytes(bands, n_pixels) if counted else 0
-    kept = (
-        math.prod(source.shape) + ALIGNED * _n_windows(source)
-        for source in sources
-        if not source.in_order
-    )
-    spare = min(_KEPT, sum(kept)) if counted else 0
-    return Needs(tuple(passes), solved + listed, _LIBRARIES, spare)
+    return Needs(tuple(passes), solved + listed, _LIBRARIES)
 
 
 def ingest(sources: Collection[BlockSource]) -> Needs:

@@ -25,7 +25,6 @@ from dkmeans.images._assign import Assign, Written
 from dkmeans.images._count import count_colours
 from dkmeans.images._destination import max_colors, refuse_failed
 from dkmeans.images._fit import Fit, fit, psnr
-from dkmeans.images._keeping import Shelf, kept
 from dkmeans.images._manifest import Job
 from dkmeans.images._png import Compression
 from dkmeans.images._sources import Paths, SourceReport
@@ -106,10 +105,9 @@ def quantize(
     scheduler, number of workers and layout of the sources.
 
     Memory is bounded, whatever the size of the pictures: some 64 MiB a worker for the counts,
-    12 bytes for each distinct colour, and a few blocks. Threads keep up to 384 MiB of decoded
-    blocks for the last pass, if there is as much memory beside. A source that can only be read from
-    first to last (JPEG, PNG, WebP) is kept decoded on disk between the passes if half of the free
-    space suffices, and decoded twice otherwise.
+    12 bytes for each distinct colour, and a few blocks. A source that can only be read from first
+    to last (JPEG, PNG, WebP) is kept decoded on disk between the passes if half of the free space
+    suffices, and decoded twice otherwise.
 
     Parameters
     ----------
@@ -195,7 +193,7 @@ def quantize(
         check_integer("n_colors", n_colors, 2, most, f"for a {target.kind} output")
     readable = [image.source for image in found if image.source is not None]
     bands = max(source.shape[2] for source in readable)
-    room = _needs.check_quantize(readable, bands, n_colors, palette)
+    _needs.check_quantize(readable, bands, n_colors, palette)
     fitting = {
         "n_colors": int(n_colors),
         "start": _check_init(init, n_colors, bands),
@@ -211,8 +209,7 @@ def quantize(
         fitted: Fit | None = None
         with staging_folder(staging, target.path, target.room(job)) as stage:
             if palette is None:
-                shelf = Shelf(room)
-                fitted, failed, usable = _fitted(passes, usable, bands, stage, shelf, job, fitting)
+                fitted, failed, usable = _fitted(passes, usable, bands, stage, job, fitting)
                 failures |= failed
             colours = fitted.palette if fitted else palette
             assert colours is not None  # noqa: S101 - tells the type checker what was just seen
@@ -258,11 +255,10 @@ def _fitted(  # noqa: PLR0917 - private, called once
     usable: Mapping[int, BlockSource],
     bands: int,
     stage: Path | None,
-    shelf: Shelf,
     job: Job,
     options: Mapping[str, Any],
 ) -> tuple[Fit, dict[int, str], dict[int, BlockSource]]:
-    """Return the palette, the sources that failed, and the others, as far as decoded on the shelf.
+    """Return the palette, the sources that failed, and the others, decoded if they are staged.
 
     A job that goes on takes the palette that it had found, and reads nothing for it.
     """
@@ -270,7 +266,6 @@ def _fitted(  # noqa: PLR0917 - private, called once
         fitted, failures = Fit.read(job.fit)
         return fitted, failures, {i: s for i, s in usable.items() if i not in failures}
     staged = {} if stage is None else plan_staging(usable, stage)
-    usable = kept(usable, shelf)
     counts, failures = count_colours(passes, pieces_of(usable), bands, staged)
     refuse_failed(failures, len(usable))
     summary = ColourSummary(counts)
