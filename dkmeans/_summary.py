@@ -90,7 +90,8 @@ class ColourCounts:
             n = kernels.count_words(packed, self._table, carries)
         else:
             n = kernels.count_rgb(*planes(block), self._table, carries)
-        self._carry(carries[:n].copy(), np.ones(n, np.int64))
+        if n:
+            self._carry(carries[:n].copy(), np.ones(n, np.int64))
 
     def merge(self, other: "ColourCounts") -> "ColourCounts":
         """Add the counts of `other` to these, and return these."""
@@ -196,9 +197,10 @@ def words(block: UInt8) -> UInt32 | None:
     """
     height, width, bands = block.shape
     one_by_one = block.strides[1:] == (bands, 1)
-    if bands != 3 or not one_by_one or width % 4 or block.strides[0] % 4 or block.ctypes.data % 4:  # noqa: PLR2004 - bytes
+    if bands != 3 or not one_by_one or width % 4 or block.strides[0] % 4:  # noqa: PLR2004 - bytes
         return None
-    return block.reshape(height, 3 * width).view("<u4")
+    packed = block.reshape(height, 3 * width).view("<u4")
+    return packed if packed.flags.aligned else None
 
 
 @dataclass(frozen=True)
