@@ -1,5 +1,6 @@
 """scikit-learn's callback protocol, where the installed scikit-learn has it (from 1.9 on)."""
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -25,7 +26,8 @@ except ImportError:  # scikit-learn before 1.9
 class Report:
     """Tells an estimator's callbacks of each iteration, and of each other pass over the data.
 
-    It is the `watch` of a fit, and the `Progress` of its passes.
+    It is the `watch` of a fit, and the `Progress` of its passes. Runs from several starts may tell
+    of iterations at the same time; callbacks hear of one after the other.
 
     Parameters
     ----------
@@ -40,23 +42,25 @@ class Report:
         self._progress = progress
         self._context: Any = None
         self._pass: Any = None
+        self._lock = threading.Lock()
         if hasattr(estimator, "_init_callback_context"):
             self._context = estimator._init_callback_context(max_subtasks=None)  # noqa: SLF001 - the protocol's way
             self._context.call_on_fit_task_begin(estimator=estimator)
 
     def __call__(self, n_iter: int, centers: Float64) -> bool:
         """Tell of an iteration; return whether a callback wants to stop."""
-        if self._estimator.verbose:
-            print(f"{type(self._estimator).__name__}: iteration {n_iter}")  # noqa: T201 - verbose
-        if self._context is None:
-            return False
-        task = self._context.subcontext(task_name="iteration")
-        task.call_on_fit_task_begin(estimator=self._estimator)
-        stop = task.call_on_fit_task_end(
-            estimator=self._estimator,
-            reconstruction_attributes=lambda: self._estimator._state_at(centers),  # noqa: SLF001 - of ours
-        )
-        return bool(stop)
+        with self._lock:
+            if self._estimator.verbose:
+                print(f"{type(self._estimator).__name__}: iteration {n_iter}")  # noqa: T201 - verbose
+            if self._context is None:
+                return False
+            task = self._context.subcontext(task_name="iteration")
+            task.call_on_fit_task_begin(estimator=self._estimator)
+            stop = task.call_on_fit_task_end(
+                estimator=self._estimator,
+                reconstruction_attributes=lambda: self._estimator._state_at(centers),  # noqa: SLF001 - of ours
+            )
+            return bool(stop)
 
     def begin(self, name: str, nbytes: int, n_pixels: int) -> None:
         """Tell that a pass begins; a pass of refinement is told of as an iteration."""

@@ -1,9 +1,13 @@
 """`KMeans`, `k_means` and `kmeans_plusplus` on data in memory, beside scikit-learn's."""
 
 import inspect
+import threading
+import time
 import tracemalloc
+from contextlib import contextmanager
 from functools import cache
 
+import dask
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -719,6 +723,32 @@ def test_a_callback_can_stop(n_rows):
     whole = KMeans(**settings, max_iter=2).fit(rows)
     np.testing.assert_array_equal(model.cluster_centers_, whole.cluster_centers_)
     assert model.inertia_ == whole.inertia_
+
+
+def test_callbacks_hear_of_starts_in_threads_one_after_the_other():
+    rows = normal(1500, 3)
+
+    class Alone(Recording):
+        def on_fit_task_end(self, estimator, context, **told):
+            with alone(own):
+                time.sleep(1e-3)
+                super().on_fit_task_end(estimator, context, **told)
+
+    own = threading.Lock()
+    seen = Alone()
+    with dask.config.set(scheduler="threads", num_workers=4):
+        KMeans(4, init="random", n_init=8, random_state=0, tol=0).set_callbacks(seen).fit(rows)
+    assert seen.tasks.count("iteration") > 16
+
+
+@contextmanager
+def alone(lock):
+    """Hold a lock that nobody else holds."""
+    assert lock.acquire(blocking=False)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @BOTH
