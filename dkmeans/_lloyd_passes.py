@@ -22,7 +22,6 @@ from dkmeans._summary_rows import Look, RowSummary, blocks
 from dkmeans._tables import Table, table
 
 SAMPLE_STARTS = 8  # they cost no pass
-MIDDLE = 1 << 14  # rows
 _IN_PART = 2400  # rows a cluster; of so many, restarts run on a part
 COUNTED_PER_WORKER = 2  # partitions of colours; each has a table of counts
 _COLOUR_BANDS = (1, 3)
@@ -54,7 +53,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
         if fitted is not None:
             return fitted
     # Where centres are given, a sample serves only to tell where the middle is.
-    n_sampled = None if _given(options) is None else min(limit, MIDDLE)
+    n_sampled = None if _given(options) is None else min(limit, _summary_rows.MIDDLE)
     look = _summary_rows.look(passes, data, limit, options.seed, n_sampled)
     options.check(look.ranges)
     if look.distinct is not None:

@@ -5,10 +5,8 @@ import numpy.typing as npt
 
 from dkmeans._frame import Float64, Int64, Rows
 from dkmeans._kernels import hashes as kernels
-from dkmeans._passes_threads import in_threads
 from dkmeans._summary_steps import in_parts
 
-_SHARES = 4  # of the search for equal rows, for threads
 _CLASSES = 16  # of hashes, one of which tells how many there are
 _SURELY = 8  # standard deviations
 
@@ -17,12 +15,6 @@ def hashes_of(rows: Rows) -> npt.NDArray[np.uint64]:
     hashes = np.empty(len(rows), np.uint64)
     in_parts(lambda part: kernels.hash_rows(rows[part], hashes[part]), len(rows), rows.size)
     return hashes
-
-
-def any_equal(hashes: npt.NDArray[np.uint64]) -> bool:
-    """Return whether two hashes are equal; each thread looks among those of one remainder."""
-    shares = range(_SHARES)
-    return any(in_threads(lambda share: kernels.any_equal(hashes, share, _SHARES), shares))
 
 
 def are_many(hashes: npt.NDArray[np.uint64], most: int) -> bool:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import numpy as np
+import numpy.typing as npt
 
 from dkmeans import _passes
 from dkmeans import _summary_steps as steps
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
+from dkmeans._kernels.hashes import any_equal
 from dkmeans._passes import Partition, Passes, Ticker
-from dkmeans._summary_equal import any_equal, are_many, hashes_of, join_equal
+from dkmeans._summary_equal import are_many, hashes_of, join_equal
 from dkmeans._summary_samples import All, Sample, highest
 from dkmeans._summary_steps import Steps
 from dkmeans._tables import Block, Table, TablePiece
@@ -20,6 +22,7 @@ from dkmeans._tables_blocks import MemorySource
 MIN_ROWS = 1 << 17
 ROWS_PER_CLUSTER = 5000
 MAX_BYTES = 1 << 29
+MIDDLE = 1 << 14  # rows, to tell where the middle of all is
 _START_SHARE = 8  # restarts run on one row in so many of a sample
 _REPEATS = 16  # of a distinct row, on the average, so that they are counted
 _TABLE = 2  # axes
@@ -276,7 +279,7 @@ class RowSummary:
     is_as_given
         Whether the rows are as they were given, in number and order.
     frame
-        The frame around the mean of the rows.
+        The frame around the mean of the rows, or of some of them.
     depths
         How many rows, of those that come first in their own order, are the points at each depth.
         That is the order of a hash, so they are a sample.
@@ -308,9 +311,19 @@ class RowSummary:
         weighted = self.weights is not None
         middle = ranges.low / 2 + ranges.high / 2
         rough = Frame.of(ranges, middle, self.rows.dtype, weighted=weighted)
-        mean = steps.total_of(rough, self.rows, self.weights).exact_means()[0]
+        mean = steps.total_of(rough, *self._some()).exact_means()[0]
         mean = np.clip(mean, ranges.low, ranges.high)
         self.frame = Frame.of(ranges, mean, self.rows.dtype, weighted=weighted)
+
+    def _some(self) -> tuple[Rows, Float64 | None]:
+        """Return rows, and their weights, that tell where the middle is: by their hashes."""
+        n = len(self.rows)
+        if n <= 2 * MIDDLE:
+            return self.rows, self.weights
+        chosen: slice | npt.NDArray[np.bool_] = slice(MIDDLE)
+        if self._hashes is not None and self.is_as_given:
+            chosen = self._hashes < np.uint64((1 << 64) // n * MIDDLE)
+        return self.rows[chosen], None if self.weights is None else self.weights[chosen]
 
     @cached_property
     def _order(self) -> Int64:

@@ -263,11 +263,21 @@ def test_minus_zero_is_zero():
 
 
 @pytest.mark.parametrize("n", [1, 2, 5000])
-def test_any_equal_finds_two(n):
-    values = np.random.default_rng(0).permutation(np.arange(1, 2 * n, 2).astype(np.uint64))
-    assert not any(hashes.any_equal(values, share, 4) for share in range(4))
-    values = np.append(values, values[n // 2])
-    assert [hashes.any_equal(values, share, 4) for share in range(4)].count(True) == 1
+@pytest.mark.parametrize("kind", ["low bits", "one bit", "random"])
+def test_any_equal_finds_two(n, kind):
+    rng = np.random.default_rng(0)
+    values = rng.permutation(np.arange(1, 2 * n, 2).astype(np.uint64))
+    if kind == "one bit":  # of the table, for all of them
+        values |= np.uint64(7 << 32)
+    elif kind == "random":
+        values = np.unique(rng.integers(1, 1 << 63, n, dtype=np.uint64))
+    assert not hashes.any_equal(values)
+    for i in (0, len(values) // 2, len(values) - 1):
+        assert hashes.any_equal(rng.permutation(np.append(values, values[i])))
+
+
+def test_of_no_hashes_none_are_equal():
+    assert not hashes.any_equal(np.empty(0, np.uint64))
 
 
 def test_lanes_are_whole_vectors():

@@ -79,25 +79,48 @@ def _stir(z: Any) -> Any:
 
 
 @kernel
-def any_equal(hashes: UInt64, share: int, n_shares: int) -> bool:
-    """Return whether two of the hashes, none 0, are equal, of those with the remainder `share`.
+def any_equal(hashes: UInt64) -> bool:
+    """Return whether two of the hashes, none 0, are equal.
 
-    `n_shares` is a power of two: what the bits from the second on are divided by.
+    Each sets one of 16 bits a hash, or a second bit beside it where that one is set: only those
+    whose second bit is set in the end can be equal, and few others are.
     """
-    seen = _room(hashes.size // n_shares)
+    size = 64
+    while size < hashes.size // 4:
+        size *= 2
+    bits = np.zeros((size, 2), np.uint64)
     for i in range(hashes.size):
-        value = hashes[i]
-        if np.int64(value >> np.uint64(1)) & (n_shares - 1) == share:
-            place = _place(seen, value)
-            if seen[place] == value:
-                return True
-            seen[place] = value
+        word, bit = _bit(hashes[i], size)
+        bits[word, 1] |= bits[word, 0] & bit
+        bits[word, 0] |= bit
+    suspects = np.empty(hashes.size + 1, np.uint64)  # what is not written takes no memory
+    n = 0
+    for i in range(hashes.size):
+        word, bit = _bit(hashes[i], size)
+        suspects[n] = hashes[i]
+        n += (bits[word, 1] & bit) != 0
+    seen = _room(n)
+    for i in range(n):
+        place = _place(seen, suspects[i])
+        if seen[place] == suspects[i]:
+            return True
+        seen[place] = suspects[i]
     return False
+
+
+@inline
+def _bit(value: Any, size: int) -> Any:
+    """Return which of `size` words, a power of two, has the bit of a hash, and that bit."""
+    word = (value >> np.uint64(26)) & np.uint64(size - 1)
+    return word, np.uint64(1) << ((value >> np.uint64(20)) & np.uint64(63))
 
 
 @kernel
 def count_distinct(hashes: UInt64, share: int, n_shares: int) -> int:
-    """Return how many different ones there are of the hashes that `any_equal` looks at."""
+    """Return how many of the hashes are different, none 0, of those with the remainder `share`.
+
+    `n_shares` is a power of two: what the bits from the second on are divided by.
+    """
     seen = _room(hashes.size // n_shares)
     n = 0
     for i in range(hashes.size):
