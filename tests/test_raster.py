@@ -705,6 +705,28 @@ def test_a_damaged_header_is_one_clear_error_or_none(files, tmp_path, name, chan
         assert block.dtype == np.uint8
 
 
+@pytest.mark.parametrize("name", ["deflate-tiles.tif", "raw-strips.tif"])
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [*((2, kind) for kind in (1, 2, 5, 7, 11)), *((4, count) for count in (0, 3, 100))],
+)
+def test_a_tag_that_is_no_number_is_one_clear_error(files, tmp_path, name, place, value):
+    whole = files[name][0].read_bytes()
+    with tifffile.TiffFile(files[name][0]) as tiff_file:
+        entries = {tag.name: tag.offset for tag in tiff_file.pages[0].tags}
+    path = tmp_path / name
+    for tag in ("ImageWidth", "ImageLength", "TileWidth", "StripByteCounts", "TileByteCounts"):
+        if tag not in entries or (place == 4 and tag.endswith("Counts")):
+            continue
+        content = bytearray(whole)
+        content[entries[tag] + place] = value
+        path.write_bytes(content)
+        with pytest.raises(SourceError) as raised:
+            _raster.probe(path)
+        assert str(raised.value).startswith(f"{path}: ")
+        assert "\n" not in str(raised.value)
+
+
 def test_reading_in_threads_leaves_the_warnings_alone(files):
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only here
 

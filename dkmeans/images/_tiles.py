@@ -34,6 +34,10 @@ _DAMAGES = (
     *(tifffile.TiffFileError, struct.error, ValueError, TypeError),
     *(LookupError, ArithmeticError, AttributeError),
 )
+# What tifffile takes as it stands, be it a text: sizes, and where tiles and strips lie.
+_SIZES = ("ImageWidth", "ImageLength", "SamplesPerPixel", "TileWidth", "TileLength")
+_PLACES = ("TileOffsets", "TileByteCounts", "StripOffsets", "StripByteCounts")
+_INTEGERS = (3, 4, 16)  # field types: of two, four and eight bytes
 _EIGHT_BITS = (8, 1, 0)  # unsigned, and no smaller copy or mask
 # The tags of pixels in tiles, and some that say nothing about them.
 _NEEDED_TAGS = {
@@ -185,7 +189,21 @@ def first_page(path: str, stored: State) -> Iterator[Any]:
                 f"{path}: not a TIFF, or its header is damaged, truncated ({error})."
             ) from error
         with tiff:
+            for name in _misread(page):
+                raise SourceError(f"{path}: its header is damaged ({name} is no number).")
             yield page
+
+
+def _misread(page: Any) -> Iterator[str]:
+    """Yield the tags that tell of no number, or of several where there must be one."""
+    for name in _SIZES:
+        tag = page.tags.get(name)
+        if tag is not None and not isinstance(tag.value, int):
+            yield name
+    for name in _PLACES:
+        tag = page.tags.get(name)
+        if tag is not None and tag.dtype not in _INTEGERS:
+            yield name
 
 
 @dataclass(frozen=True)
