@@ -1,6 +1,7 @@
 """Jobs on tables, as the command line runs them: data by name in, a model or labels out."""
 
 import os
+import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from dkmeans.images._targets import Target, entered, refuse_among, target_of
 
 ALGORITHMS = ("lloyd", "minibatch")
 _TABLE = 2  # axes
+_NPY_DAMAGES = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,7 @@ def fit(
     SourceError
         If the data cannot be read or clustered.
     OutputError
-        If the model exists, or cannot be written.
+        If the model exists, cannot be written, or would replace the data.
     CompleteError
         If the model exists, and there was a fit to resume, but none was interrupted.
     """
@@ -122,6 +124,7 @@ def fit(
             f"checkpoint is {checkpoint!r}, but mini-batches read the data once, so that there is "
             "nothing to go on from; leave it out, or choose the algorithm lloyd."
         )
+    _refuse_confusion(data, model, checkpoint)
     kept = Checkpoint(checkpoint or f"{model}.checkpoint", stays=True)
     given = {"max_iter": max_iter, "tol": tol}
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -155,6 +158,17 @@ def fit(
         estimator.stop_reason_,
         resumed,
     )
+
+
+def _refuse_confusion(data: str, model: str, checkpoint: str | None) -> None:
+    """Refuse a model in the place of something else that a fit needs, or of a folder."""
+    refuse_among("model", model, [data if _stores.is_url(data) else Path(data)])
+    if not _stores.is_url(model) and Path(model).is_dir():
+        raise OutputError(f"{model}: is a folder; choose the name of a file.")
+    if checkpoint and os.path.realpath(checkpoint) == os.path.realpath(model):
+        raise InvalidArgumentError(
+            f"checkpoint is {checkpoint!r}, where the model is to be; choose another place."
+        )
 
 
 class _InBytes:
@@ -215,18 +229,22 @@ def opened(data: str) -> Any:
     Raises
     ------
     SourceError
-        If a ``.npy`` file cannot be read.
+        If a ``.npy`` file cannot be read, or holds no table of numbers.
     """
     if not str(data).endswith(".npy") or _stores.is_url(data):
         return data
     try:
         rows = np.load(data, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except _NPY_DAMAGES as error:
         raise SourceError(f"{data}: cannot be read as a .npy file ({error}).") from error
     if rows.ndim != _TABLE:
         raise SourceError(
             f"{data}: has the shape {rows.shape}; a .npy file must hold (rows, features)."
         )
+    try:
+        table(rows)  # before scikit-learn does: it shows all of them
+    except InvalidArgumentError as error:
+        raise SourceError(f"{data}: {error}") from error
     return rows
 
 
@@ -311,8 +329,9 @@ def predict(
 
 def _label_target(output: str, data: str) -> Target[Any]:
     """Return where labels go."""
-    target = target_of(output, [], is_single=False)
-    if target.kind != "zarr":
+    is_zarr = str(output).rstrip("/").lower().endswith(".zarr")
+    target = target_of(output, [], is_single=False) if is_zarr else None
+    if target is None or target.kind != "zarr":
         raise InvalidArgumentError(f"output is {output!r}; its name must end in .zarr.")
     refuse_among("output", output, [data if _stores.is_url(data) else Path(data)])
     return target

@@ -196,7 +196,14 @@ def test_resume_of_another_fit_is_wrong_use(folder, interrupted):
      (("nan.zarr", "m.json"), "nan.zarr: Input X contains NaN"),
      (("few.zarr", "m.json"), "few.zarr: n_samples=2 should be >= n_clusters=4"),
      (("cube.npy", "m.json"), "cube.npy: has the shape"),
-     (("objects.npy", "m.json"), "objects.npy: cannot be read as a .npy file")],
+     (("objects.npy", "m.json"), "objects.npy: cannot be read as a .npy file"),
+     (("brackets.npy", "m.json"), "brackets.npy: cannot be read as a .npy file"),
+     (("complex.npy", "m.json"), "complex.npy: X has the dtype complex128; complex data are not"),
+     (("words.npy", "m.json"), "words.npy: X has the dtype <U1; it must be boolean, integer"),
+     (("rows.npy", "rows.npy", "--overwrite"), "rows.npy: is also a source"),
+     (("rows.npy", "link.npy", "--overwrite"), "link.npy: is also a source"),
+     (("rows.zarr", "rows.zarr/m.json"), "rows.zarr/m.json: lies inside the source rows.zarr"),
+     (("rows.npy", "few.zarr", "--overwrite"), "few.zarr: is a folder")],
 )  # fmt: skip
 def test_what_cannot_be_fitted(arguments, sentence, folder):
     nan = ROWS.copy()
@@ -205,9 +212,16 @@ def test_what_cannot_be_fitted(arguments, sentence, folder):
     zarr.create_array("few.zarr", data=ROWS[:2])
     np.save("cube.npy", np.zeros((3, 3, 3)))
     np.save("objects.npy", np.array([[print]], object), allow_pickle=True)
+    np.save("complex.npy", np.zeros((300, 3), complex))
+    np.save("words.npy", np.array([["a", "b"]]))
+    content = (folder / "rows.npy").read_bytes()
+    (folder / "brackets.npy").write_bytes(content[:11] + b"(" * 100 + content[111:])
+    (folder / "link.npy").symlink_to("rows.npy")
     result = run("fit", *arguments, "-k", "4", "--quiet")
     assert result.exit_code == 1
     assert sentence in result.stderr
+    assert len(result.stderr) < 300
+    assert (folder / "rows.npy").read_bytes() == content
     assert not list(folder.glob(".*"))
     assert not (folder / "m.json").exists()
 
@@ -218,6 +232,13 @@ def test_no_checkpoint_of_mini_batches(folder):
                  "--checkpoint", "c")  # fmt: skip
     assert result.exit_code == 2
     assert "mini-batches read the data once" in result.stderr
+
+
+def test_no_checkpoint_where_the_model_goes(folder):
+    result = run("fit", "rows.zarr", "m.json", "-k", "4", "--checkpoint", "./m.json")
+    assert result.exit_code == 2
+    assert "--checkpoint is './m.json', where the model is to be" in result.stderr
+    assert left(folder) == []
 
 
 def test_parameters_are_checked_first(folder):
@@ -305,6 +326,7 @@ def test_predict_leaves_out_what_the_model_leaves_out(folder):
     [(("none.json", "rows.zarr", "l.zarr"), 1, "none.json: no such file"),
      (("m.json", "wide.zarr", "l.zarr"), 1, "wide.zarr: X has 5 features, but KMeans is expecting"),
      (("m.json", "rows.zarr", "labels"), 2, "its name must end in .zarr"),
+     (("m.json", "rows.zarr", "labels.txt"), 2, "'labels.txt'; its name must end in .zarr"),
      (("m.json", "rows.zarr", "rows.zarr", "--overwrite"), 1, "is also a source"),
      (("m.json", "rows.zarr", "rows.zarr/c/l.zarr", "--overwrite"), 1, "lies inside the source"),
      (("m.json", "rows.zarr", "wide.zarr"), 1, "exists already"),
