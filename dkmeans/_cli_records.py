@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -73,6 +73,27 @@ def record_options(command: Command) -> Command:
     )
 
 
+def _refuse_confusion(files: Mapping[str, str | None], ctx: click.Context) -> None:
+    """Refuse files that would be written over each other, or over what the job is about."""
+    arguments = {p.name: p.make_metavar(ctx) for p in ctx.command.params
+                 if isinstance(p, click.Argument)}  # fmt: skip
+    names = arguments | {name: "--" + name for name in ("palette", "checkpoint")}
+    taken: dict[str, str] = {}
+    for name, shown in names.items():
+        given = ctx.params.get(name or "") or ()
+        for place in (given,) if isinstance(given, str) else given:
+            taken[os.path.realpath(place)] = shown
+    for name, file in files.items():
+        if file is None or file == "-":
+            continue
+        real, option = os.path.realpath(file), "--" + name.replace("_", "-")
+        if real in taken:
+            raise click.UsageError(
+                f"{option} is {file}, and so is {taken[real]}; choose another name.", ctx
+            )
+        taken[real] = option
+
+
 @dataclass
 class Recorder:
     """Notes what happens during a job. The first attributes are the options of `record_options`.
@@ -97,7 +118,9 @@ class Recorder:
     ) -> "Recorder":
         """Return what options ask for, and take these out."""
         names = ("log_json", "record", "performance_report")
-        recorder = cls(**{name: options.pop(name) for name in names})
+        files = {name: options.pop(name) for name in names}
+        _refuse_confusion(files, ctx)
+        recorder = cls(**files)
         if recorder.performance_report is not None and not place.is_cluster:
             raise click.UsageError("--performance-report needs --workers or --scheduler.", ctx)
         if recorder.performance_report is not None and find_spec("bokeh") is None:

@@ -156,6 +156,7 @@ def _labelled(data: Any, weights: Any, feature_dim: str | None, name: str) -> Gi
     data = data.transpose(..., last)
     if _is_a(weights, "xarray", "DataArray") and set(weights.dims) == set(data.dims[:-1]):
         weights = weights.transpose(*data.dims[:-1])
+        _check_labels(data, weights)
     names = data.coords[last].values.tolist() if last in data.coords else []
     strings = bool(names) and all(isinstance(label, str) for label in names)
     # The answer needs the labels only: the data are not to be kept for it.
@@ -163,6 +164,16 @@ def _labelled(data: Any, weights: Any, feature_dim: str | None, name: str) -> Gi
     coords = {key: coord for key, coord in data.coords.items() if set(coord.dims) <= set(dims)}
     finish = partial(_relabelled, type(data), dims, coords)
     return Given(data.data, _plain(weights), names if strings else None, finish)
+
+
+def _check_labels(data: Any, weights: Any) -> None:
+    """Raise if weights have other labels than rows: they are taken by their places."""
+    for dim, index in weights.indexes.items():
+        if dim in data.indexes and not index.equals(data.indexes[dim]):
+            raise InvalidArgumentError(
+                f"sample_weight has other labels along {dim!r} than X, or the same in another "
+                "order; bring them together with sample_weight.reindex_like(X)."
+            )
 
 
 def _relabelled(kind: Any, dims: tuple[Any, ...], coords: dict[Any, Any], answer: Any) -> Any:

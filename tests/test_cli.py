@@ -462,3 +462,24 @@ def test_defaults_are_documented(name):
 def test_every_exit_status_is_documented():
     statuses = set(re.findall(r"^\| (\d+) \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE))
     assert statuses == {"0", "1", "2", "130", "143"}
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (("--record", "a.npy"), "DATA"),
+        (("--log-json", "link.npy"), "DATA"),
+        (("--record", "./m.json"), "MODEL"),
+        (("--log-json", "c", "--checkpoint", "c"), "--checkpoint"),
+        (("--log-json", "r", "--record", "r"), "--log-json"),
+    ],
+)
+def test_logs_and_records_are_not_written_over_anything_else(tmp_path, monkeypatch, options, what):
+    monkeypatch.chdir(tmp_path)
+    Path("a.npy").write_bytes(b"rows")
+    Path("link.npy").symlink_to("a.npy")
+    result = CliRunner().invoke(_cli.cli, ["fit", "a.npy", "m.json", "-k", "2", *options])
+    assert result.exit_code == 2
+    assert f", and so is {what}; choose another name." in result.stderr
+    assert Path("a.npy").read_bytes() == b"rows"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "link.npy"]

@@ -308,6 +308,21 @@ def test_weights_of_labelled_data_are_turned_with_it():
     np.testing.assert_array_equal(read(a_table)[1], weights.T.ravel())
 
 
+@pytest.mark.parametrize(
+    ("labels", "fits"),
+    [([0, 1, 2], True), (None, True), ([2, 1, 0], False), ([0, 1, 3], False)],
+)
+def test_labelled_weights_are_those_of_their_rows(labels, fits):
+    data = xr.DataArray(made((3, 2, 4)), dims=["y", "x", "band"], coords={"y": [0, 1, 2]})
+    coords = {} if labels is None else {"y": labels}
+    weights = xr.DataArray(np.ones((2, 3)), dims=["x", "y"], coords={"x": [5, 6], **coords})
+    if fits:
+        assert table(data, weights).n_rows == 6
+    else:
+        with pytest.raises(InvalidArgumentError, match="other labels along 'y' than X"):
+            table(data, weights)
+
+
 # Graphs of the user's
 
 
