@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from dkmeans._validation import SourceError
+
 T = TypeVar("T")
 
 _SECONDS = 0.4  # that one kind of work is tried
@@ -14,18 +16,31 @@ _ITEMS = 64
 def rate(work: Callable[[T], int], items: Iterable[T]) -> float:
     """Return the bytes a second of `work`, which returns how many bytes an item had.
 
-    The first item also loads what is needed: it counts only if there is no other.
+    The first item also loads what is needed: it counts only if there is no other. Those that cannot
+    be read do not count, as they do not stop a job on pictures.
+
+    Raises
+    ------
+    SourceError
+        If none can be read.
     """
-    nbytes, seconds = 0, 0.0
-    for i, item in enumerate(items):
+    nbytes, seconds, n_done = 0, 0.0, 0
+    failure: SourceError | None = None
+    for item in items:
         start = time.perf_counter()
-        done = work(item)
+        try:
+            done = work(item)
+        except SourceError as error:
+            failure = error
+            continue
         took = time.perf_counter() - start
-        if i == 1:
+        if n_done == 1:
             nbytes, seconds = 0, 0.0
-        nbytes, seconds = nbytes + done, seconds + took
-        if i and seconds >= _SECONDS:
+        nbytes, seconds, n_done = nbytes + done, seconds + took, n_done + 1
+        if n_done > 1 and seconds >= _SECONDS:
             break
+    if failure is not None and not n_done:
+        raise failure
     return nbytes / max(seconds, 1e-6)
 
 

@@ -45,7 +45,10 @@ def fit(data: Any, n_clusters: int, max_iter: int, *, calibrate: bool) -> Plan:
 def predict(data: Any, model: str | Path, *, calibrate: bool) -> Plan:
     """Plan the writing of labels by a model."""
     estimator = load(model)
-    rows = estimator._table(data, None, reset=False)  # noqa: SLF001 - of a class of ours
+    try:
+        rows = estimator._table(data, None, reset=False)  # noqa: SLF001 - of a class of ours
+    except ValueError as error:  # scikit-learn's own
+        raise InvalidArgumentError(str(error)) from error
     if not rows.n_rows:
         raise InvalidArgumentError(f"the data have no rows (shape {rows.shape}).")
     room = _needs.room()

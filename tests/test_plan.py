@@ -364,3 +364,24 @@ def test_the_command_tells_what_would_be_refused(monkeypatch, table):
     result = run(table, "--clusters", 3, "--no-calibrate")
     assert result.exit_code == 1
     assert "the job would be refused" in result.output
+
+
+@pytest.mark.parametrize("job", ["quantize", "ingest"])
+def test_a_damaged_picture_does_not_stop_a_plan_unless_it_is_the_only_one(tmp_path, job):
+    Image.fromarray(noise(60, 60)).save(tmp_path / "b.jpg")
+    content = (tmp_path / "b.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    result = run(tmp_path, "--job", job)
+    assert result.exit_code == 0, result.output
+    assert "Time" in result.output
+    (tmp_path / "b.jpg").unlink()
+    result = run(tmp_path, "--job", job)
+    assert result.exit_code == 1
+    assert f"dkmeans: error: {tmp_path / 'a.jpg'}: " in result.output
+
+
+def test_the_command_tells_that_data_do_not_fit_the_model(tmp_path, model):
+    np.save(tmp_path / "wide.npy", np.zeros((100, 77)))
+    result = run(tmp_path / "wide.npy", "--model", model)
+    assert result.exit_code == 2
+    assert "dkmeans: error: X has 77 features, but KMeans is expecting" in result.output
