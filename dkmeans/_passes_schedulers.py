@@ -10,10 +10,13 @@ import dask.local
 import dask.system
 import dask.threaded
 
+from dkmeans._validation import check_choice, check_integer
+
 # Dask's names for its own schedulers.
 _IN_ONE_THREAD = ("synchronous", "sync", "single-threaded")
 _IN_THREADS = ("threads", "threading")
 _IN_PROCESSES = ("processes", "multiprocessing")
+_ON_A_CLUSTER = ("distributed", "dask.distributed")
 
 _PID = os.getpid()
 
@@ -86,10 +89,17 @@ def active_client() -> Any | None:
 
 
 def n_local_workers() -> int:
-    """Return how many tasks the scheduler of this machine runs at once."""
+    """Return how many tasks the scheduler of this machine runs at once.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If Dask is configured for a number of workers that is none.
+    """
     if in_one_thread():
         return 1
-    return int(dask.config.get("num_workers", None) or dask.system.CPU_COUNT)
+    n = dask.config.get("num_workers", None)
+    return int(dask.system.CPU_COUNT) if n is None else check_integer("Dask's num_workers", n, 1)
 
 
 def in_memory_get() -> Callable[..., Any]:
@@ -102,13 +112,22 @@ def local_get() -> Callable[..., Any]:
     """Return the function that runs a graph on the local scheduler that was asked for.
 
     Dask's own way to find it imports `distributed` and much else, which takes a second.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If Dask is configured for a scheduler that it does not know.
     """
+    name = _name()
+    if name is not None:
+        known = (*_IN_THREADS, *_IN_ONE_THREAD, *_IN_PROCESSES, *_ON_A_CLUSTER)
+        check_choice("Dask's scheduler", name, known)
     get = in_memory_get()
     if in_processes():
         from dask import multiprocessing  # noqa: PLC0415 - seldom needed
 
         get = multiprocessing.get
-    elif _name() is None and dask.config.get("scheduler", None) is not None:
+    elif name is None and dask.config.get("scheduler", None) is not None:
         get = dask.base.get_scheduler()  # a function or an executor of the user's
     return get
 

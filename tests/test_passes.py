@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dask
+import dask.array
 import numpy as np
 import pytest
 from dask.highlevelgraph import HighLevelGraph
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dkmeans
 from dkmeans import _passes
 from dkmeans._passes import (
     Cancelled,
@@ -32,6 +34,7 @@ from dkmeans._passes_threads import in_threads
 from dkmeans._tables_blocks import MemorySource, TablePiece
 from dkmeans._tables_regions import Regions
 from dkmeans._tiling import grid
+from dkmeans._validation import InvalidArgumentError
 
 
 @dataclass(frozen=True)
@@ -455,6 +458,20 @@ def test_what_tasks_share_is_sent_to_each_worker_once(sources, tmp_path):
     Passes().run("look", Heavy(tmp_path / "heavy"), parts, operator.add)
     arrived = Counter((tmp_path / "heavy").read_text().split())
     assert set(arrived.values()) <= {1, 2}  # twice where it was made, and came from elsewhere
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"num_workers": 0}, "num_workers is 0"),
+        ({"num_workers": "abc"}, "num_workers is 'abc'"),
+        ({"scheduler": "nonsense"}, "scheduler is 'nonsense'"),
+    ],
+)
+def test_what_dask_does_not_know_is_refused(config, named):
+    rows = np.arange(60_000.0).reshape(-1, 3)
+    with dask.config.set(config), pytest.raises(InvalidArgumentError, match=named):
+        dkmeans.KMeans(2, n_init=2).fit(dask.array.from_array(rows, chunks=10_000))
 
 
 def test_nothing_to_read_is_no_partition():
