@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -113,8 +113,10 @@ class _Lines:
         self._write(f"ended after {duration(seconds)}, {read}{self._rate(seconds)}")
 
     def note(self, text: str) -> None:
-        self._file.write(f"{text}\n")
-        self._file.flush()
+        # Where lines have no room any more, or no reader, the job goes on without.
+        with suppress(OSError):
+            self._file.write(f"{text}\n")
+            self._file.flush()
 
     def _rate(self, seconds: float) -> str:
         return speed(self._done, max(seconds, _SHORTEST), self._pixel_bytes)

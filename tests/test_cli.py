@@ -393,6 +393,16 @@ def test_common_pictures_are_read_without_gdal(tmp_path, name):
     assert ended.stdout == "False\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has such a device")
+def test_a_job_goes_on_where_nobody_can_be_told_of_it(tmp_path):
+    Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / "in.png")
+    program = [sys.executable, "-m", "dkmeans", "quantize", "in.png", "out.png"]
+    with Path("/dev/full").open("w") as full:
+        subprocess.run(program, stderr=full, check=True, cwd=tmp_path)
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.mode == "P"
+
+
 # Documentation
 
 
