@@ -19,7 +19,7 @@ StopReason = Literal["converged", "tol", "max_iter", "exact", "stopped"]
 # no more than this share of the inertia.
 _POINTS_PER_CLUSTER = 16
 _SPREAD_WITHIN = 0.1
-_ROUGHLY = 10  # times `tol`: where runs end that are to be chosen from, but on the exact points
+_ROUGHLY = 10  # times `tol`: where runs end that others go on from
 _AT_FIRST = 2  # restarts, before it is known whether the points will do
 
 RELAXATION = 1.4  # where the steps need not be scikit-learn's; see `relaxed`
@@ -140,8 +140,9 @@ def solve(
     """Find the centres that minimise the inertia over the points of a summary.
 
     Without `init`, `n_init` runs start from centres that `seeding` chooses among the coarsest
-    points that are enough, and end roughly; the best of them goes on there, at each finer depth,
-    and last on the exact points. Every run and its draws depend on `seed` and the points alone.
+    points that are enough, the best of them goes on at each finer depth, and last on the exact
+    points; before that, runs end roughly. Every run and its draws depend on `seed` and the points
+    alone.
 
     Parameters
     ----------
@@ -182,11 +183,13 @@ def solve(
     ]
     depths = depths or [summary.depths[-1]]
 
+    def enough(depth: int) -> float:
+        return scaled_tol if depth == summary.depths[-1] else _ROUGHLY * scaled_tol
+
     def restart(depth: int, number: int) -> Solution:
         points, weights = summary.points(depth)
         rng = np.random.default_rng([seed, number])
-        enough = scaled_tol if depth == summary.depths[-1] else _ROUGHLY * scaled_tol
-        return run(seeding(points, weights, n_clusters, rng), depth, tol=enough)
+        return run(seeding(points, weights, n_clusters, rng), depth, tol=enough(depth))
 
     def restarts(depth: int, numbers: range) -> list[Solution]:
         return in_threads(partial(restart, depth), numbers)
@@ -198,8 +201,8 @@ def solve(
         first = restarts(depths[0], range(min(n_init, _AT_FIRST)))
     others = restarts(depths[0], range(_AT_FIRST, n_init))
     best = min([*first, *others], key=lambda solution: solution.inertia)
-    for depth in depths if len(depths) > 1 else ():
-        best = run(best.centers, depth)
+    for depth in depths[1:]:
+        best = run(best.centers, depth, tol=enough(depth))
     return best
 
 
