@@ -15,6 +15,7 @@ grew by no more than there is then not counted as grown.
 import argparse
 import json
 import math
+import operator
 import os
 import random
 import subprocess
@@ -194,16 +195,19 @@ def own_span() -> dict[str, Any]:
         return {"span": dask.get_annotations()["span"]}
 
 
-def run_bare(client: Client, sizes: Sequence[int]) -> None:
-    """Run graphs of so many tasks, with nothing of dkmeans in them, in one span."""
-    for size in sizes:
-        name = uuid.uuid4().hex
-        leaves = [f"leaf-{name}-{i}" for i in range(size - 1)]
-        graph: dict[str, Any] = {key: (abs, i) for i, key in enumerate(leaves)}
-        graph[f"sum-{name}"] = (sum, leaves)
-        with dask.annotate(**own_span()):
-            futures = client.get(graph, [*leaves, f"sum-{name}"], sync=False, retries=2)
-        client.gather(futures[-1])
+def run_bare(client: Client, n_tasks: int) -> None:
+    """Run a graph of so many tasks, with nothing of dkmeans in it, in one span, and release it."""
+    name = uuid.uuid4().hex
+    # Groups of tasks are by the names before the numbers: as many as a pass has.
+    leaves = [f"leaf-{name}-{i}" for i in range(n_tasks - 2)]
+    graph: dict[str, Any] = {f"root-{name}": (abs, 1)}
+    graph |= {key: (operator.add, f"root-{name}", i) for i, key in enumerate(leaves)}
+    graph[f"sum-{name}"] = (sum, leaves)
+    with dask.annotate(**own_span()):
+        futures = client.get(graph, [*leaves, f"sum-{name}"], sync=False, retries=2)
+    client.gather(futures[-1])
+    for future in futures:  # before the next graph, as what was computed is
+        future.release()
 
 
 def run(
@@ -273,7 +277,8 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
             return round_of_jobs(folder)
 
     def bare(client: Client) -> dict[str, str]:
-        run_bare(client, sizes)
+        for n_tasks in sizes:
+            run_bare(client, n_tasks)
         return {}
 
     found = {"processors": os.cpu_count(), **run(arguments, ours)}
