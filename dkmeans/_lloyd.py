@@ -168,14 +168,19 @@ def solve(
         scikit-learn. See `relaxed`.
     """
     scaled_tol = tol * summary.mean_variance if tol else 0.0
-    run = partial(
-        _iterate,
-        summary,
-        max_iter=max_iter,
-        tol=scaled_tol,
-        watch=watch,
-        relaxation=relaxation,
-    )
+
+    def run(centers: Float64, depth: int) -> Solution:
+        enough = scaled_tol if depth == summary.depths[-1] else _ROUGHLY * scaled_tol
+        return _iterate(
+            summary,
+            centers,
+            depth,
+            max_iter=max_iter,
+            tol=enough,
+            watch=watch,
+            relaxation=relaxation,
+        )
+
     if init is not None:
         return run(init, summary.depths[-1])
     depths = [
@@ -183,13 +188,10 @@ def solve(
     ]
     depths = depths or [summary.depths[-1]]
 
-    def enough(depth: int) -> float:
-        return scaled_tol if depth == summary.depths[-1] else _ROUGHLY * scaled_tol
-
     def restart(depth: int, number: int) -> Solution:
         points, weights = summary.points(depth)
         rng = np.random.default_rng([seed, number])
-        return run(seeding(points, weights, n_clusters, rng), depth, tol=enough(depth))
+        return run(seeding(points, weights, n_clusters, rng), depth)
 
     def restarts(depth: int, numbers: range) -> list[Solution]:
         return in_threads(partial(restart, depth), numbers)
@@ -202,7 +204,7 @@ def solve(
     others = restarts(depths[0], range(_AT_FIRST, n_init))
     best = min([*first, *others], key=lambda solution: solution.inertia)
     for depth in depths[1:]:
-        best = run(best.centers, depth, tol=enough(depth))
+        best = run(best.centers, depth)
     return best
 
 
