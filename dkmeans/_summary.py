@@ -90,15 +90,14 @@ class ColourCounts:
             n = kernels.count_words(packed, self._table, carries)
         else:
             n = kernels.count_rgb(*planes(block), self._table, carries)
-        if n:
-            self._carry(carries[:n].copy(), np.ones(n, np.int64))
+        self._carry_once(carries[:n])
 
     def merge(self, other: "ColourCounts") -> "ColourCounts":
         """Add the counts of `other` to these, and return these."""
         self.n_pixels += other.n_pixels
         carries = np.empty(self._table.size, np.uint32)
         n = kernels.add_counts(self._table, other._table, carries)  # noqa: SLF001 - of the same class
-        self._carry(carries[:n].copy(), np.ones(n, np.int64))
+        self._carry_once(carries[:n])
         self._carry(*other._carried())  # noqa: SLF001 - of the same class
         return self
 
@@ -132,6 +131,11 @@ class ColourCounts:
         rows = np.searchsorted(prefixes, codes // kernels.CUBE)
         cubes[rows, codes % kernels.CUBE] += (times * kernels.CARRY).astype(cubes.dtype)
         return prefixes, cubes
+
+    def _carry_once(self, codes: UInt32) -> None:
+        """Note colours that were carried once each, from a place that others are written to."""
+        if codes.size:
+            self._carry(codes.copy(), np.ones(codes.size, np.int64))
 
     def _carry(self, codes: UInt32, times: Int64) -> None:
         if codes.size:

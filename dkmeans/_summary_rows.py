@@ -4,6 +4,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -323,7 +324,11 @@ class RowSummary:
         chosen: slice | npt.NDArray[np.bool_] = slice(MIDDLE)
         if self._hashes is not None and self.is_as_given:
             chosen = self._hashes < np.uint64((1 << 64) // n * MIDDLE)
-        return self.rows[chosen], None if self.weights is None else self.weights[chosen]
+        return self._chosen(chosen)
+
+    def _chosen(self, places: Any) -> tuple[Rows, Float64 | None]:
+        """Return the rows at some places, and their weights."""
+        return self.rows[places], None if self.weights is None else self.weights[places]
 
     @cached_property
     def _order(self) -> Int64:
@@ -334,8 +339,7 @@ class RowSummary:
 
     def _in_order(self, depth: int) -> tuple[Rows, Float64 | None]:
         """Return the rows at `depth`, in their own order, and their weights."""
-        chosen = self._order[:depth] if self.is_as_given else slice(depth)
-        return self.rows[chosen], None if self.weights is None else self.weights[chosen]
+        return self._chosen(self._order[:depth] if self.is_as_given else slice(depth))
 
     @cached_property
     def _first(self) -> tuple[Rows, Float64 | None]:
