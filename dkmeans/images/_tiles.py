@@ -38,7 +38,7 @@ _DAMAGES = (
 _SIZES = ("ImageWidth", "ImageLength", "SamplesPerPixel", "TileWidth", "TileLength")
 _PLACES = ("TileOffsets", "TileByteCounts", "StripOffsets", "StripByteCounts")
 _INTEGERS = (3, 4, 16)  # field types: of two, four and eight bytes
-_EIGHT_BITS = (8, 1, 0)  # unsigned, and no smaller copy or mask
+_UNSIGNED, _PICTURE = 1, 0  # sample format, and subfile type: no smaller copy, no mask
 # The tags of pixels in tiles, and some that say nothing about them.
 _NEEDED_TAGS = {
     *("ImageWidth", "ImageLength", "BitsPerSample", "SamplesPerPixel", "Compression"),
@@ -239,7 +239,7 @@ def plain_layout(page: Any) -> Layout | None:
     block = page.tilelength, page.tilewidth
     is_plain = (
         min(*shape, *block) > 0
-        and (page.bitspersample, page.sampleformat, page.subfiletype) == _EIGHT_BITS
+        and (page.sampleformat, page.subfiletype) == (_UNSIGNED, _PICTURE)
         and (page.photometric, page.samplesperpixel) in _KINDS
         and _is_plain_deflate(page, shape)
         and _is_alone(page)
