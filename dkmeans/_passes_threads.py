@@ -21,8 +21,8 @@ def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     The thread that asks takes items too, and so has all of them done even where no other thread is
     free: a function may itself share out work.
     """
-    n_threads = schedulers.n_local_workers()
-    if min(n_threads, len(items)) <= 1:
+    n_threads = schedulers.n_local_workers() if len(items) > 1 else 1
+    if n_threads == 1:
         return [function(item) for item in items]
     left = deque(enumerate(items))
     results: dict[int, R] = {}

@@ -1,5 +1,6 @@
 """Where k-means starts: initial centres chosen among weighted points."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ Points = npt.NDArray[Any]
 
 _PARTS = 8  # of the work on many points, for threads
 _SMALL = 1 << 22  # numbers; below this, threads cost more than they save
-_NOTHING = np.empty(0)
 
 
 def kmeans_plusplus(
@@ -58,18 +58,20 @@ def choose(
     weights = weights.reshape(len(tiles), kernels.LANES)
     closest = np.ones(weights.shape, tiles.dtype)
     n_parts = _PARTS if points.size > _SMALL else 1
-    cuts = np.linspace(0, len(tiles), n_parts + 1, dtype=int).tolist()
     shares = weights.sum(axis=1)  # of each tile in the next draw
+    # Colours that follow one another are near each other, so boxes around them are small.
+    is_boxed = points.shape[1] == 3  # noqa: PLR2004 - of a colour
+    boxes = np.stack([tiles.min(axis=2), tiles.max(axis=2)], axis=1)[: len(tiles) * is_boxed]
+    farthest = np.full(len(tiles), np.inf, tiles.dtype)
+    cuts = np.linspace(0, len(tiles), n_parts + 1, dtype=int).tolist()
+    state = tiles, boxes, weights, closest, farthest, shares
+    parts = [tuple(array[slice(*cut)] for array in state) for cut in pairwise(cuts)]
 
-    def totals_with(candidates: Int64, shares: Float64) -> Float64:
+    def potentials(candidates: Int64, totals: Float64) -> Float64:
         places = points[candidates].astype(tiles.dtype) * scale
-        totals = np.empty((n_parts, len(candidates)))
 
         def one(number: int) -> None:
-            part = slice(cuts[number], cuts[number + 1])
-            kernels.potentials(
-                tiles[part], weights[part], closest[part], places, totals[number], shares[part]
-            )
+            kernels.potentials(*parts[number], places, totals[number])
 
         in_threads(one, range(n_parts))
         sums: Float64 = totals.sum(axis=0)
@@ -81,14 +83,17 @@ def choose(
         kernels.draw(uniforms, shares, weights, closest, drawn)
         return drawn
 
+    def add(center: Int64) -> None:
+        potentials(center, np.empty((n_parts, 0)))
+
     chosen = draw(rng.uniform(size=1))
     closest[weights > 0] = np.inf
-    totals_with(chosen, shares)
+    add(chosen)
     for uniforms in rng.uniform(size=(n_clusters - 1, n_trials)):
         candidates = draw(uniforms)
-        best = np.argmin(totals_with(candidates, _NOTHING))
+        best = np.argmin(potentials(candidates, np.empty((n_parts, n_trials))))
         chosen = np.append(chosen, candidates[best])
-        totals_with(chosen[-1:], shares)
+        add(chosen[-1:])
     return chosen
 
 

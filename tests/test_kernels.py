@@ -460,16 +460,27 @@ def squared_distances(a, b):
     return ((a[:, None, :].astype(np.float64) - b[None, :, :]) ** 2).sum(axis=-1)
 
 
+def boxes_of(tiles, *, are_given=True):
+    """Return the boxes around the points of each tile, or none."""
+    return np.stack([tiles.min(axis=2), tiles.max(axis=2)], axis=1)[: len(tiles) * are_given]
+
+
+POINTS_AND_BOXES = pytest.mark.parametrize(
+    ("d", "are_boxed"), [(1, False), (2, False), (3, False), (3, True), (7, False), (8, False)]
+)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("d", [1, 2, 3, 7, 8])
-def test_potentials_are_what_candidates_would_leave(d, dtype):
+@POINTS_AND_BOXES
+def test_potentials_are_what_candidates_would_leave(d, are_boxed, dtype):
     x, tiles, weights = weighted_points(d, dtype)
     candidates = frozen(x[[0, 5, 90]] / 2)
-    totals, nothing = np.empty(3), np.empty(0)
+    totals, boxes = np.empty(3), boxes_of(tiles, are_given=are_boxed)
     for closest in (np.full(len(x), np.inf), squared_distances(x, x[:2]).min(axis=1) / 4):
         closest = np.where(weights > 0, closest, 0).astype(dtype)  # noqa: PLW2901 - of this dtype
-        before = lanes(closest)
-        points.potentials(tiles, lanes(weights), before, candidates, totals, nothing)
+        before, farthest = lanes(closest), lanes(closest).max(axis=1)
+        state = lanes(weights), before, farthest, (lanes(weights) * before).sum(axis=1)
+        points.potentials(tiles, boxes, *state, candidates, totals)
         np.testing.assert_array_equal(before.ravel(), closest)
         left = np.minimum(squared_distances(x, x[[0, 5, 90]]) / 4, closest[:, None])
         np.testing.assert_allclose(
@@ -478,19 +489,45 @@ def test_potentials_are_what_candidates_would_leave(d, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("d", [1, 2, 3, 7, 8])
-def test_a_center_lowers_the_distances(d, dtype):
+@POINTS_AND_BOXES
+def test_a_center_lowers_the_distances(d, are_boxed, dtype):
     x, tiles, weights = weighted_points(d, dtype)
     closest = lanes(np.where(weights > 0, np.inf, 0).astype(dtype))
-    totals, shares = np.empty(1), np.empty(len(tiles))
+    nothing, shares = np.empty(0), np.empty(len(tiles))
+    farthest, boxes = np.full(len(tiles), np.inf, dtype), boxes_of(tiles, are_given=are_boxed)
     for center in (4, 17, 4):
-        points.potentials(tiles, lanes(weights), closest, x[[center]] / 2, totals, shares)
+        state = lanes(weights), closest, farthest, shares
+        points.potentials(tiles, boxes, *state, x[[center]] / 2, nothing)
     expected = squared_distances(x, x[[4, 17]]).min(axis=1) / 4
     rtol = 1e-12 if dtype == "float64" else 1e-5
     np.testing.assert_allclose(closest.ravel()[:-20], expected[:-20], rtol=rtol)
+    np.testing.assert_array_equal(farthest, closest.max(axis=1))
     np.testing.assert_allclose(shares, lanes(weights * expected).sum(axis=1), rtol=rtol)
-    np.testing.assert_allclose(totals, shares.sum(), rtol=1e-12)
     assert closest[0, 4] == closest[0, 17] == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 1e3])
+def test_boxes_only_spare_work(spread, dtype):
+    """Tiles of points near each other end as without boxes, bit by bit, centre after centre."""
+    rng = np.random.default_rng(0)
+    middles = rng.uniform(0, 255, (40, 1, 3))
+    x = (middles + spread * rng.uniform(-1, 1, (40, points.LANES, 3))).reshape(-1, 3).astype(dtype)
+    tiles = np.empty((40, 3, points.LANES), dtype)
+    points.transpose(x, x.dtype.type(1), tiles)
+    weights = lanes(rng.uniform(1, 9, len(x)))
+    ends = []
+    for boxes in (boxes_of(tiles), boxes_of(tiles, are_given=False)):
+        closest, farthest = lanes(np.full(len(x), np.inf, dtype)), np.full(40, np.inf, dtype)
+        shares, nothing, trials = np.empty(40), np.empty(0), np.empty((30, 4))
+        for number, center in enumerate(np.random.default_rng(1).choice(len(x), 30)):
+            state = weights, closest, farthest, shares
+            points.potentials(tiles, boxes, *state, x[[center]], nothing)
+            points.potentials(tiles, boxes, *state, x[center : center + 4], trials[number])
+        ends.append((closest, farthest, shares, trials))
+    for with_boxes, without in zip(ends[0][:3], ends[1][:3], strict=True):
+        np.testing.assert_array_equal(with_boxes, without)
+    np.testing.assert_allclose(ends[0][3], ends[1][3], rtol=1e-12)  # added in another order
 
 
 @pytest.mark.parametrize("d", [1, 3, 7])

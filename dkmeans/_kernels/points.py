@@ -23,11 +23,13 @@ def transpose(points: Floats, scale: float, tiles: Floats) -> None:
 @kernel
 def potentials(
     tiles: Floats,
+    boxes: Floats,
     weights: Float64,
     closest: Floats,
+    farthest: Floats,
+    shares: Float64,
     candidates: Floats,
     totals: Float64,
-    shares: Float64,
 ) -> None:
     """Write the weighted sum of squared distances with each candidate as one more centre.
 
@@ -36,21 +38,37 @@ def potentials(
     tiles, weights, closest
         (m, d, LANES), (m, LANES) and (m, LANES): the points; the last holds each point's squared
         distance to its nearest centre so far, or infinity. Points of weight 0 fill up.
+    boxes
+        (m, 2, 3): the least and the greatest coordinates in each tile, or empty. Tiles that lie
+        farther from a candidate than their points from their centres are not looked into.
+    farthest, shares
+        (m,): the greatest of `closest` and its weighted sum, of each tile.
     candidates
         (t, d).
     totals
-        OUT (t,).
-    shares
-        Empty, or OUT (m,): then the only candidate becomes a centre. `closest` is lowered to the
-        distances from it, and these are the weighted sums for each tile.
+        OUT (t,), or empty: then the only candidate becomes a centre, and `closest`, `farthest` and
+        `shares` are lowered to what they are with it.
     """
     n_candidates, d = candidates.shape
     sums = np.zeros((n_candidates, LANES))
     distances = np.empty(LANES, tiles.dtype)
-    becomes_center = shares.size > 0
+    zero = np.zeros(1, tiles.dtype)[0]
+    becomes_center = totals.size == 0
+    totals[:] = 0
     # Lanes are independent, so they run as vectors, and their order never changes.
     for tile in range(tiles.shape[0]):
         for t in range(n_candidates):
+            if boxes.size > 0:
+                # Added up as the distances below are: rounded as they are, none can be less.
+                gap = zero
+                for j in range(d):
+                    x = candidates[t, j]
+                    beside = max(boxes[tile, 0, j] - x, x - boxes[tile, 1, j], zero)
+                    gap += beside * beside
+                if gap >= farthest[tile]:
+                    if not becomes_center:
+                        totals[t] += shares[tile]
+                    continue
             if d == 3:  # noqa: PLR2004 - colours
                 x, y, z = candidates[t, 0], candidates[t, 1], candidates[t, 2]
                 for lane in range(LANES):
@@ -72,14 +90,14 @@ def potentials(
             for lane in range(LANES):
                 nearest = min(closest[tile, lane], distances[lane])
                 sums[t, lane] += weights[tile, lane] * nearest
-        if becomes_center:
-            share = 0.0
-            for lane in range(LANES):
-                closest[tile, lane] = min(closest[tile, lane], distances[lane])
-                share += weights[tile, lane] * closest[tile, lane]
-            shares[tile] = share
-    for t in range(n_candidates):
-        totals[t] = 0
+            if becomes_center:
+                share, most = 0.0, zero
+                for lane in range(LANES):
+                    closest[tile, lane] = min(closest[tile, lane], distances[lane])
+                    share += weights[tile, lane] * closest[tile, lane]
+                    most = max(most, closest[tile, lane])
+                shares[tile], farthest[tile] = share, most
+    for t in range(totals.size):
         for lane in range(LANES):
             totals[t] += sums[t, lane]
 
