@@ -123,8 +123,10 @@ class ColourCounts:
         # What is not written takes no memory. A cube is written before it is known to be empty.
         prefixes = np.empty(most + 1, np.uint32)
         cubes = np.empty((most + 1, kernels.CUBE), np.uint32 if fits else np.int64)
-        collect = kernels.collect_grey if self.bands == 1 else kernels.collect_rgb
-        n = collect(self._table, prefixes, cubes)
+        if self.bands == 1:
+            n = kernels.collect_grey(self._table, prefixes, cubes)
+        else:
+            n = kernels.collect_rgb(self._table.view(np.uint64), prefixes, cubes)
         prefixes, cubes = prefixes[:n], cubes[:n]
         codes = np.empty_like(carried)
         kernels.interleave_bits(carried, codes)

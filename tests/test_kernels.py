@@ -182,7 +182,7 @@ def test_collect_rgb_lists_the_cubes_in_the_order_of_the_octree(dtype):
     expected = np.unique(z_codes // 64)
 
     prefixes, cubes = np.empty(5100, np.uint32), np.full((5100, 64), 7, dtype)
-    n = colours.collect_rgb(frozen(table), prefixes, cubes)
+    n = colours.collect_rgb(frozen(table.view(np.uint64)), prefixes, cubes)
     np.testing.assert_array_equal(prefixes[:n], expected)
     rows = np.searchsorted(expected, z_codes // 64)
     np.testing.assert_array_equal(cubes[rows, z_codes % 64], table[codes])

@@ -25,6 +25,7 @@ from dkmeans._kernels.compile import inline, kernel
 UInt8 = npt.NDArray[np.uint8]
 UInt16 = npt.NDArray[np.uint16]
 UInt32 = npt.NDArray[np.uint32]
+UInt64 = npt.NDArray[np.uint64]
 Int64 = npt.NDArray[np.int64]
 UInts = npt.NDArray[np.unsignedinteger]
 Ints = npt.NDArray[np.integer[Any]]
@@ -157,13 +158,13 @@ def add_counts(table: UInt16, other: UInt16, carries: UInt32) -> int:
 
 
 @kernel
-def collect_rgb(table: UInt16, prefixes: UInt32, cubes: Ints) -> int:
+def collect_rgb(fours: UInt64, prefixes: UInt32, cubes: Ints) -> int:
     """Collect the cubes of CUBE colours of which any occurs, in the order of Z-codes.
 
     Parameters
     ----------
-    table
-        (2**24,), by code.
+    fours
+        (2**22,): the counts, by code, of four reds each.
     prefixes, cubes
         OUT (n,) and (n, CUBE), n at least the number of cubes: the upper bits of the Z-codes of a
         cube, and the counts of its colours less the carries.
@@ -173,18 +174,26 @@ def collect_rgb(table: UInt16, prefixes: UInt32, cubes: Ints) -> int:
     int
         How many were written.
     """
-    codes = np.empty(CUBE, np.uint32)  # of the colours of the first cube
-    for rest in range(CUBE):
-        codes[rest] = gather(rest >> 2) | (gather(rest >> 1) << 8) | (gather(rest) << 16)
+    n_fours = CUBE // 4
+    places, rests = np.empty(n_fours, np.uint32), np.empty(n_fours, np.uint32)
+    for i in range(n_fours):  # of a green and a blue: where, in the first cube, and its Z-code
+        green, blue = i & 3, i >> 2
+        places[i] = (green << 6) | (blue << 14)
+        rests[i] = (spread(green) << 1) | spread(blue)
     found = 0
     for prefix in range(N_CODES // CUBE):
-        red, green, blue = gather(prefix >> 2) << 2, gather(prefix >> 1) << 2, gather(prefix) << 2
+        red, green, blue = gather(prefix >> 2), gather(prefix >> 1), gather(prefix)
         corner = red | (green << 8) | (blue << 16)
-        some = np.uint16(0)
-        for i in range(CUBE):
-            some |= table[corner | codes[i]]
-            cubes[found, i] = table[corner | codes[i]]
+        some = np.uint64(0)
+        for i in range(n_fours):
+            some |= fours[corner | places[i]]
         if some:
+            for i in range(n_fours):
+                four, rest = fours[corner | places[i]], rests[i]
+                cubes[found, rest] = four & np.uint64(0xFFFF)
+                cubes[found, rest | 4] = (four >> np.uint64(16)) & np.uint64(0xFFFF)
+                cubes[found, rest | 32] = (four >> np.uint64(32)) & np.uint64(0xFFFF)
+                cubes[found, rest | 36] = four >> np.uint64(48)
             prefixes[found] = prefix
             found += 1
     return found
