@@ -64,8 +64,10 @@ def choose(
     boxes = np.stack([tiles.min(axis=2), tiles.max(axis=2)], axis=1)[: len(tiles) * is_boxed]
     farthest = np.full(len(tiles), np.inf, tiles.dtype)
     cuts = np.linspace(0, len(tiles), n_parts + 1, dtype=int).tolist()
-    state = tiles, boxes, weights, closest, farthest, shares
-    parts = [tuple(array[slice(*cut)] for array in state) for cut in pairwise(cuts)]
+    parts = [
+        (tiles[a:b], boxes[a:b], weights[a:b], closest[a:b], farthest[a:b], shares[a:b])
+        for a, b in pairwise(cuts)
+    ]
 
     def potentials(candidates: Int64, totals: Float64) -> Float64:
         places = points[candidates].astype(tiles.dtype) * scale

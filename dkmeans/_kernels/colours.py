@@ -177,9 +177,8 @@ def collect_rgb(fours: UInt64, prefixes: UInt32, cubes: Ints) -> int:
     n_fours = CUBE // 4
     places, rests = np.empty(n_fours, np.uint32), np.empty(n_fours, np.uint32)
     for i in range(n_fours):  # of a green and a blue: where, in the first cube, and its Z-code
-        green, blue = i & 3, i >> 2
-        places[i] = (green << 6) | (blue << 14)
-        rests[i] = (spread(green) << 1) | spread(blue)
+        places[i] = ((i & 3) << 6) | ((i >> 2) << 14)
+        rests[i] = (spread(i & 3) << 1) | spread(i >> 2)
     found = 0
     for prefix in range(N_CODES // CUBE):
         red, green, blue = gather(prefix >> 2), gather(prefix >> 1), gather(prefix)
