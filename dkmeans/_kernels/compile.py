@@ -93,9 +93,15 @@ def is_float(kind: Any) -> bool:
 
 def _compile(function: Callable[_P, _R], **options: Any) -> Callable[_P, _R]:
     compiled = numba.njit(**options)(function)
+    # Others' extensions of numba, of which kernels use none, take longer to load than kernels.
+    compiled._compilation_chain_init_hook = _do_nothing  # noqa: SLF001 - there is no option
     with suppress(RuntimeError):  # no folder was found to keep it in
         compiled._cache = _Cache(function)  # noqa: SLF001 - as `enable_caching` does, with our class
     return cast("Callable[_P, _R]", compiled)
+
+
+def _do_nothing() -> None:
+    pass
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]  # numba is Any to the type checker
