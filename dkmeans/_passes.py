@@ -30,8 +30,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 P = TypeVar("P", bound="Piece")
 
-_PARTITIONS_PER_WORKER = 4
-_ON_A_CLUSTER = 8  # a worker there is handed its next task early, and may end one task later
+_PARTITIONS_PER_WORKER = 8  # so that none is at its last for long while the others have ended
+_IN_MEMORY = 4  # where a pass takes so little time that tasks cost some share of it
 _MAX_PARTITION_BYTES = 1 << 29  # keeps what a lost worker costs small, up to
 _MAX_PARTITIONS_PER_WORKER = 32  # which cost the scheduler 0.1 s a pass
 MAX_INPUT_BYTES = 1 << 26  # the inputs of a task are in memory all at once
@@ -379,8 +379,8 @@ def partition(pieces: Sequence[P], per_worker: int | None = None) -> list[tuple[
         What to read.
     per_worker
         About how many partitions for each worker: more even out the load, fewer cost less where
-        each begins and ends with much work. By default 4, and 8 on a cluster, which also gets more
-        of them for large data.
+        each begins and ends with much work. By default 8, 4 of data in memory, and more on a
+        cluster for large data.
     """
     target = partition_bytes(pieces, per_worker)
     partitions: list[list[P]] = [[]]
@@ -399,9 +399,9 @@ def partition_bytes(pieces: Sequence[Piece], per_worker: int | None) -> float:
     """Return about how large `partition` makes partitions."""
     total = sum(piece.nbytes for piece in pieces)
     if all(piece.in_memory for piece in pieces):
-        return total / (schedulers.n_local_workers() * (per_worker or _PARTITIONS_PER_WORKER))
+        return total / (schedulers.n_local_workers() * (per_worker or _IN_MEMORY))
     workers, on_cluster = n_workers(), schedulers.active_client() is not None
-    per_worker = per_worker or (_ON_A_CLUSTER if on_cluster else _PARTITIONS_PER_WORKER)
+    per_worker = per_worker or _PARTITIONS_PER_WORKER
     target = total / (workers * per_worker)
     if on_cluster:
         least = total / (workers * max(per_worker, _MAX_PARTITIONS_PER_WORKER))

@@ -398,12 +398,12 @@ def test_partitions_hold_every_window_once_in_order_and_are_balanced(spies, work
 
     # No partition is larger than its share by more than one part; a part is what cannot be cut,
     # or a share to the next full window.
-    share = sum(piece.nbytes for piece in pieces) / (4 * workers)
+    share = sum(piece.nbytes for piece in pieces) / (8 * workers)
     uncut = max((smallest_part(piece) for piece in pieces), default=0)
     for group in partitions:
         assert sum(part.nbytes for part in group) <= 2 * (share + uncut)
     if pieces and uncut <= share:
-        assert 2 * workers <= len(partitions) <= 4 * workers + 1
+        assert 4 * workers <= len(partitions) <= 8 * workers + 1
 
 
 def smallest_part(piece):

@@ -258,14 +258,14 @@ OF_CLUSTER = (
 @pytest.mark.parametrize(
     ("room", "task", "sentence"),
     [
-        (CLUSTER, 475 * MIB, None),  # with 225 MiB that is 70 %
+        (CLUSTER, 485 * MIB, None),  # with 215 MiB that is 70 %
         (replace(CLUSTER, limit=None), 1 << 50, None),
-        (CLUSTER, 476 * MIB, OF_CLUSTER.format("701 MiB", "1002MiB") + "."),
+        (CLUSTER, 486 * MIB, OF_CLUSTER.format("701 MiB", "1002MiB") + "."),
         (
             replace(CLUSTER, n_threads=2),
             400 * MIB,
-            OF_CLUSTER.format("1.0 GiB", "1.5GiB")
-            + ", or to each worker one thread, which needs 625 MiB.",
+            OF_CLUSTER.format("1015 MiB", "1.5GiB")
+            + ", or to each worker one thread, which needs 615 MiB.",
         ),
         (
             Room(1, 4, on_cluster=False, limit=1000 * MIB),

@@ -106,6 +106,11 @@ def interrupted(kind, sources, path, **options):
     return getattr(caught.value, "__notes__", [])
 
 
+def midway(kind):
+    """Stop where some of a job is done and noted, and some is not."""
+    return StopAt("ingest", 12) if kind == "store.zarr" else StopAt("write", 6)
+
+
 def workspace(path):
     return (path if path.suffix == "" else path.parent) / f".{path.name}.dkmeans"
 
@@ -145,7 +150,7 @@ def test_the_rest_is_done_with_the_same_bytes(kind, sources, tmp_path, blocks, p
 @pytest.mark.parametrize("kind", [*OUTPUTS, "store.zarr"])
 def test_what_is_done_is_not_read_again(kind, sources, tmp_path):
     path = tmp_path / kind
-    first = StopAt("ingest" if kind == "store.zarr" else "write", 6)
+    first = midway(kind)
     interrupted(kind, sources, path, progress=first)
     whole, rest = StopAt(), StopAt()
     job(kind, sources, tmp_path / f"whole-{kind}", progress=whole)
@@ -230,9 +235,7 @@ def test_damaged_parts_are_made_again(kind, harm, sources, tmp_path):
     (tmp_path / "undisturbed").mkdir()
     job(kind, sources, tmp_path / "undisturbed" / kind)
     path = tmp_path / kind
-    interrupted(
-        kind, sources, path, progress=StopAt("ingest" if kind == "store.zarr" else "write", 6)
-    )
+    interrupted(kind, sources, path, progress=midway(kind))
     [run] = [p for p in workspace(path).iterdir() if p.is_dir()]
     chunks = [p for p in run.rglob("*") if p.is_file() and p.name.isdigit()]
     victims = [*run.glob("*.part"), *chunks, *path.glob("*.png")]
@@ -323,9 +326,7 @@ def test_another_configuration_is_refused(sources, tmp_path, change, message):
 @pytest.mark.parametrize("kind", ["out", "store.zarr"])
 def test_changed_sources_are_refused(kind, sources, tmp_path):
     path = tmp_path / kind
-    interrupted(
-        kind, sources, path, progress=StopAt("ingest" if kind == "store.zarr" else "write", 6)
-    )
+    interrupted(kind, sources, path, progress=midway(kind))
     status = (sources / "b.png").stat()
     os.utime(sources / "b.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     with pytest.raises(SourceError, match=r"b\.png: changed since the job on .* was interrupted"):
@@ -356,8 +357,7 @@ def test_the_leave_to_overwrite_lasts(kind, sources, tmp_path):
     job(kind, sources, path, **({} if kind == "store.zarr" else {"n_colors": 3}))
     (tmp_path / "undisturbed").mkdir()
     job(kind, sources, tmp_path / "undisturbed" / kind)
-    name = "ingest" if kind == "store.zarr" else "write"
-    interrupted(kind, sources, path, progress=StopAt(name, 3), overwrite=True)
+    interrupted(kind, sources, path, progress=midway(kind), overwrite=True)
     job(kind, sources, path, resume=True)
     assert content(path) == content(tmp_path / "undisturbed" / kind)
 
