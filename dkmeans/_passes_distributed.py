@@ -85,6 +85,7 @@ def run_distributed(  # noqa: PLR0917 - what `Passes.run` has
         if told is not None:
             raise ClusterError(told) from error
         raise
+    _forget_passes(client)
     return result
 
 
@@ -301,7 +302,8 @@ def _submit(client: Any, shared: Any, tasks: Sequence[Task], merge: Callable[...
 def _span() -> dict[str, Any]:
     """Return the annotation that puts tasks into the user's span of Dask's, or else into ours.
 
-    Spans measure what tasks took. A scheduler begins one whenever it was idle, and forgets none.
+    Spans measure what tasks took. A scheduler begins one whenever it was idle, and forgets none;
+    each keeps all the groups of tasks that it had: of ours, `_forget_passes` takes them out.
     """
     return {} if "span" in dask.get_annotations() else _own_span()
 
@@ -312,3 +314,24 @@ def _own_span() -> dict[str, Any]:
 
     with span("dkmeans"):
         return {"span": dask.get_annotations()["span"]}
+
+
+def _forget_passes(client: Any) -> None:
+    """Have our span let go of the passes that are over: nobody reads there what each took."""
+    if "span" in dask.get_annotations():
+        return  # the user's, who may well read it
+    span_id = _own_span()["span"]["ids"][-1]
+
+    def forget(dask_scheduler: Any) -> None:
+        own = dask_scheduler.extensions["spans"].spans[span_id]
+        last = max(own.groups, key=lambda group: group.stop)  # without, it would have no end
+        alive = dask_scheduler.task_groups.get
+        own.groups &= {last, *(group for group in own.groups if alive(group.name) is group)}
+        del own.metadata["collections"][:-1]
+
+    # A function within another one goes by value: schedulers need not have this dkmeans for it.
+    ask = client._run_on_scheduler  # noqa: SLF001 - `run_on_scheduler` has no timeout
+    try:
+        client.sync(ask, forget, callback_timeout=_patience())
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is not worth a pass
+        _LOG.debug("The scheduler keeps notes of this pass (%r).", error)

@@ -285,22 +285,46 @@ def kept(dask_scheduler):
     return len(spans), len(dask_scheduler.task_prefixes), len(dask_scheduler.tasks)
 
 
+def run_alone(client, n=1):
+    """Run passes, each once the scheduler has forgotten the tasks of the one before."""
+    for _ in range(n):
+        assert run(count) == 8
+        deadline = time.monotonic() + 10
+        while client.futures or client.run_on_scheduler(kept)[2]:
+            assert time.monotonic() < deadline, (client.futures, client.run_on_scheduler(kept))
+            time.sleep(0.02)
+
+
+def in_span(name, dask_scheduler):
+    """Count the groups and graphs that a span keeps, and tell whether it knows of its end."""
+    (found,) = dask_scheduler.extensions["spans"].spans_search_by_name[name,]
+    has_ended = found.done and found.stop > found.enqueued
+    return len(found.groups), len(found.metadata["collections"]), has_ended
+
+
 def test_passes_leave_nothing_behind(client):
-    assert run(count) == 8
+    run_alone(client)
     before = client.run_on_scheduler(kept)
-    for _ in range(4):
-        assert run(count) == 8
-    deadline = time.monotonic() + 10
-    while client.futures or client.run_on_scheduler(kept)[2]:
-        assert time.monotonic() < deadline, (client.futures, client.run_on_scheduler(kept))
-        time.sleep(0.05)
+    run_alone(client, 4)
     assert client.run_on_scheduler(kept) == (*before[:2], 0)
-    with span("mine") as mine:
-        assert run(count) == 8
-    spans = client.run_on_scheduler(
-        lambda dask_scheduler: list(dask_scheduler.extensions["spans"].spans)
-    )
-    assert spans[-1] == mine
+
+
+def test_our_span_keeps_nothing_of_passes_that_are_over(client):
+    run_alone(client, 5)
+    n_groups, *others = client.run_on_scheduler(in_span, "dkmeans")
+    assert 1 <= n_groups <= 3  # those of one pass
+    assert others == [1, True]
+
+
+def test_a_span_of_the_users_keeps_all(client):
+    with span("mine"):
+        run_alone(client, 3)
+    assert client.run_on_scheduler(in_span, "mine") == (9, 3, True)
+
+
+def test_a_scheduler_that_cannot_forget_costs_no_pass(client, monkeypatch):
+    monkeypatch.setattr(client, "_run_on_scheduler", None)
+    assert run(count) == 8
 
 
 # The command line
