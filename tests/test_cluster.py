@@ -99,7 +99,7 @@ def test_a_partition_that_kills_workers_is_named_and_the_cluster_goes_on(
     assert re.match(r"pass look: (a|one of 2) partitions? killed 1 worker, the last at tcp", told)
     assert "/scans/zeros.tif, rows 30:40, columns 0:40 (400 B)" in told
     assert re.search(
-        r"A worker may use [\d.]+ GiB, and this takes about 225.00 MiB or more\. ", told
+        r"A worker may use [\d.]+ GiB, and this takes about 215.00 MiB or more\. ", told
     )
     assert told.endswith("look for another cause in the log of that worker.")
     assert passes.n_passes == 0
@@ -348,8 +348,8 @@ def command(*arguments):
     [
         (("--memory-limit", "2GiB"), "--memory-limit needs --workers"),
         (("--memory-limit", "2GiB", "--scheduler", "h:1"), "--memory-limit needs --workers"),
-        (("--memory-limit", "much", "--workers", "1"), "'much' is no size of 225MiB or more"),
-        (("--memory-limit", "1MiB", "--workers", "1"), "'1MiB' is no size of 225MiB or more"),
+        (("--memory-limit", "much", "--workers", "1"), "'much' is no size of 215MiB or more"),
+        (("--memory-limit", "1MiB", "--workers", "1"), "'1MiB' is no size of 215MiB or more"),
         (("--lost-after", "10", "--workers", "1"), "10 is not in the range x>=11"),
         (("--lost-after", "11"), "--lost-after needs --workers or --scheduler"),
         (("--tls-ca", __file__, "--workers", "1"), "--tls-key belong together"),
