@@ -343,6 +343,11 @@ def fill_table(
         low_r, low_g, low_b = _corner(prefix, level)
         for blue in range(low_b, low_b + side):
             for green in range(low_g, low_g + side):
+                row = (blue << 16) | (green << 8)
+                if n == 1:
+                    for red in range(low_r, low_r + side):
+                        table[row | red] = kept[level, 0]
+                    continue
                 for red in range(low_r, low_r + side):
                     nearest, best = 0, np.inf
                     for i in range(n):
@@ -351,4 +356,4 @@ def fill_table(
                         distance = d0 * d0 + d1 * d1 + d2 * d2
                         if distance < best:
                             nearest, best = i, distance
-                    table[(blue << 16) | (green << 8) | red] = kept[level, nearest]
+                    table[row | red] = kept[level, nearest]

@@ -14,12 +14,15 @@ from dkmeans._kernels import colours as kernels
 from dkmeans._kernels import octree
 from dkmeans._palette import Palette
 from dkmeans._passes import Partition, Piece, Ticker
+from dkmeans._passes_threads import in_threads
 from dkmeans._summary import planes, words
 from dkmeans._tiling import Window, split
 from dkmeans._validation import SourceError
 from dkmeans.images._notes import Journal, NoteFile, Noter
 from dkmeans.images._outputs import Entry, Labels, Output
 from dkmeans.images._store import label_dtype
+
+_FILLED = 8  # cubes of the octree's top level that a thread fills at a time
 
 _table_lock = threading.Lock()
 
@@ -177,6 +180,10 @@ def label_table(colors: bytes) -> Labels:
 def _label_table(colors: bytes) -> Labels:
     centers = np.frombuffer(colors, np.uint8).reshape(-1, 3).astype(np.float64)
     table = np.empty(kernels.N_CODES, label_dtype(len(centers)))
-    octree.fill_table(centers, 0, 8**octree.TOP, table)
+
+    def fill(first: int) -> None:
+        octree.fill_table(centers, first, first + _FILLED, table)
+
+    in_threads(fill, range(0, 8**octree.TOP, _FILLED))
     table.flags.writeable = False
     return table
