@@ -17,6 +17,7 @@ SOME_FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 128 + 2, 128 + 15
 # What the library calls by other names. Its errors begin with the name of the argument.
 _OPTIONS = {
     "n_colors": "--colors",
+    "n_clusters": "--clusters",
     "n_init": "--n-init",
     "seed": "--seed",
     "staging": "--staging",

@@ -9,6 +9,7 @@ import click
 from dkmeans._cli_cluster import Command, Workplace, add_options, cluster_options, opened
 from dkmeans._cli_errors import SOME_FAILED
 from dkmeans._cli_records import Recorder, record_options
+from dkmeans._validation import OutputError
 
 
 def job_options(command: Command) -> Command:
@@ -58,8 +59,16 @@ def run(
             result = work(**options, progress=recorder if recorder.is_needed else console)
             seconds, peak = time.perf_counter() - start, _report.peak_memory()
             recorder.finished(result, peak)
-        if not quiet:
-            show(result, seconds=seconds, peak=peak)
-        failed = _report.print_failures(result.report)
+        try:
+            if not quiet:
+                show(result, seconds=seconds, peak=peak)
+        except BrokenPipeError:  # whoever reads it has seen enough
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"the summary cannot be printed ({error.strerror or error}); the work is done."
+            ) from error
+        finally:
+            failed = _report.print_failures(result.report)
     if failed:
         ctx.exit(SOME_FAILED)

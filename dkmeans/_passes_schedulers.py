@@ -10,7 +10,7 @@ import dask.local
 import dask.system
 import dask.threaded
 
-from dkmeans._validation import check_choice, check_integer
+from dkmeans._validation import ClusterError, check_choice, check_integer
 
 # Dask's names for its own schedulers.
 _IN_ONE_THREAD = ("synchronous", "sync", "single-threaded")
@@ -76,6 +76,11 @@ def active_client() -> Any | None:
     """Return the active `distributed` client, unless another scheduler was asked for.
 
     None inside a task, too.
+
+    Raises
+    ------
+    ClusterError
+        If it is an asynchronous one, in the thread of its event loop.
     """
     distributed = sys.modules.get("distributed")
     if distributed is None or _name() in (*_IN_THREADS, *_IN_PROCESSES, *_IN_ONE_THREAD):
@@ -83,9 +88,15 @@ def active_client() -> Any | None:
     if _in_a_task():
         return None
     try:
-        return distributed.get_client()
+        client = distributed.get_client()
     except ValueError:
         return None
+    if client.asynchronous:
+        raise ClusterError(
+            "the active Dask client belongs to the event loop of this thread, which a pass would "
+            "block; call dkmeans in another thread, as by asyncio.to_thread."
+        )
+    return client
 
 
 def n_local_workers() -> int:

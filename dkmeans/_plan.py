@@ -85,8 +85,9 @@ def plan(
         raise InvalidArgumentError(
             f"model is {model!r} and job is {job!r}; a model belongs to predict, which needs it."
         )
-    if n_colors is not None and job != "quantize":
-        raise InvalidArgumentError(f"n_colors is {n_colors!r}; it belongs to quantize, not {job}.")
+    for name, value in (("n_colors", n_colors), ("staging", staging)):
+        if value is not None and job != "quantize":
+            raise InvalidArgumentError(f"{name} is {value!r}; it belongs to quantize, not {job}.")
     if model is not None or n_clusters is not None:
         # It imports scikit-learn, and that pandas: 130 MiB that jobs on pictures do not take.
         from dkmeans import _plan_tables  # noqa: PLC0415 - see above

@@ -32,6 +32,10 @@ def fit(data: Any, n_clusters: int, max_iter: int, *, calibrate: bool) -> Plan:
     rows = table(data)
     if not rows.n_rows:
         raise InvalidArgumentError(f"the data have no rows (shape {rows.shape}).")
+    if n_clusters > rows.n_rows:
+        raise InvalidArgumentError(
+            f"n_clusters is {n_clusters}, but there are {rows.n_rows} rows; choose no more."
+        )
     room = _needs.room()
     limit = _summary_rows.size(n_clusters, rows.n_features, rows.dtype.itemsize)
     passes = _planned(rows, limit, max_iter)

@@ -403,6 +403,23 @@ def test_a_job_goes_on_where_nobody_can_be_told_of_it(tmp_path):
         assert image.mode == "P"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has such a device")
+def test_a_summary_that_cannot_be_printed_does_not_look_like_work_that_failed(tmp_path):
+    Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / "in.png")
+    (tmp_path / "bad.png").write_bytes(b"none")
+    program = [sys.executable, "-m", "dkmeans", "quantize", "in.png", "bad.png", "out"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            program, stdout=full, stderr=subprocess.PIPE, check=False, text=True, cwd=tmp_path
+        )
+    assert ended.returncode == 1
+    *_, failed, error = ended.stderr.splitlines()
+    assert failed.startswith("dkmeans: failed: bad.png: not a JPEG")
+    assert error.startswith("dkmeans: error: the summary cannot be printed (No space left on dev")
+    assert error.endswith("; the work is done.")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["in.png"]
+
+
 # Documentation
 
 

@@ -1,5 +1,6 @@
 """Clusters that lose workers, their scheduler, or work that no worker survives: said clearly."""
 
+import asyncio
 import json
 import operator
 import os
@@ -277,6 +278,16 @@ def test_workers_are_asked_once(client, monkeypatch):
     run(count)
     monkeypatch.setattr(client, "_run", None)
     assert run(count) == 8
+
+
+def test_an_asynchronous_client_is_refused_in_its_thread_and_works_in_others(cluster):
+    async def use():
+        async with Client(cluster.scheduler_address, asynchronous=True):
+            with pytest.raises(ClusterError, match="call dkmeans in another thread"):
+                run(count)
+            return await asyncio.to_thread(run, count)
+
+    assert asyncio.run(use()) == 8
 
 
 def kept(dask_scheduler):

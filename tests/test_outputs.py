@@ -26,7 +26,7 @@ from dkmeans.images._manifest import begin
 from dkmeans.images._outputs import PngFile, TiffFile, ZarrLabels, label_windows
 from dkmeans.images._raster import RasterSource
 from dkmeans.images._sources import Found
-from dkmeans.images._workspace import opened
+from dkmeans.images._workspace import opened, place_of
 
 PALETTE = Palette(np.stack([np.arange(5), np.arange(5) * 7, 255 - np.arange(5)], axis=1))
 KINDS = ["png", "tiff", "zarr"]
@@ -369,6 +369,15 @@ def test_a_folder_that_was_there_stays(tmp_path):
     with contextlib.suppress(KeyError), target.opened():
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a folder")
+def test_a_folder_in_which_none_can_be_made():
+    output = Path("/proc/out.png")
+    complaint = r"out\.png: cannot be written \(No such file"
+    workspace = opened(place_of(output, is_folder=False), output)
+    with pytest.raises(OutputError, match=complaint), workspace:
+        pass
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SystemExit])

@@ -173,6 +173,7 @@ def test_time_is_told_from_blocks_tried_out(pictures, name):
         ({"job": "fit"}, "a fit needs it"),
         ({"n_clusters": 3, "job": "ingest"}, "n_clusters belongs to a fit"),
         ({"n_colors": 3, "job": "ingest"}, "n_colors is 3; it belongs to quantize"),
+        ({"n_clusters": 3, "staging": "x"}, "staging is 'x'; it belongs to quantize"),
         ({"n_colors": 1}, "n_colors is 1"),
         ({"job": "predict"}, "which needs it"),
         ({"model": "m.json", "job": "ingest"}, "a model belongs to predict"),
@@ -385,3 +386,9 @@ def test_the_command_tells_that_data_do_not_fit_the_model(tmp_path, model):
     result = run(tmp_path / "wide.npy", "--model", model)
     assert result.exit_code == 2
     assert "dkmeans: error: X has 77 features, but KMeans is expecting" in result.output
+
+
+def test_the_command_tells_that_there_are_fewer_rows_than_clusters(table):
+    result = run(table, "-k", 150_001, "--no-calibrate")
+    assert result.exit_code == 2
+    assert "dkmeans: error: --clusters is 150001, but there are 150000 rows" in result.output

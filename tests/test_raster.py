@@ -738,6 +738,21 @@ def test_reading_in_threads_leaves_the_warnings_alone(files):
     assert warnings.filters == before
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+def test_names_need_not_be_text(tmp_path, kind):
+    path = tmp_path / os.fsdecode(b"M\xfcnchen." + kind.encode())
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    try:
+        with path.open("wb") as file:
+            Image.fromarray(image).save(file, {"jpg": "JPEG", "tif": "TIFF"}.get(kind, kind))
+    except OSError:
+        pytest.skip("this file system wants text")
+    with Image.open(path) as expected:
+        [block] = _raster.probe(path).read([Window(0, 0, 60, 80)])
+        np.testing.assert_array_equal(block, np.asarray(expected))
+
+
 def test_a_webp_that_claims_to_be_huge(tmp_path):
     path = tmp_path / "a.webp"
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(path, quality=80)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,10 +70,10 @@ def dataset(path: str, driver: str, stored: State) -> Iterator[Dataset]:
 
     remote = Remote(path, stored) if _stores.is_url(path) else None
     try:
-        with rasterio.Env(**_ENV):
+        with rasterio.Env(**_ENV), _in_utf8(path) as name:
             with _opening, warnings.catch_warnings():
                 warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-                opened = rasterio.open(path, driver=driver, opener=remote)
+                opened = rasterio.open(name, driver=driver, opener=remote)
             with opened:
                 yield Dataset(opened, remote)
     except rasterio.errors.RasterioError as error:
@@ -80,6 +81,18 @@ def dataset(path: str, driver: str, stored: State) -> Iterator[Dataset]:
             remote.raise_trouble()
         reason = str(error.__cause__ or error).strip().rstrip(".")
         raise SourceError(f"{path}: cannot be decoded, truncated or damaged ({reason}).") from error
+
+
+@contextmanager
+def _in_utf8(path: str) -> Iterator[str]:
+    """Yield a name of a file that rasterio takes, which has to be UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        with Path(path).open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield path
 
 
 def layout(path: str, stored: State) -> Layout:

@@ -168,14 +168,12 @@ def used(space: S, output: Place) -> Iterator[S]:
 def _entered(place: Path, output: Path) -> int:
     """Return the descriptor of the lock, once it is ours."""
     for _ in range(_TRIES):
+        with suppress(FileExistsError):
+            place.mkdir()
         try:
-            with suppress(FileExistsError):
-                place.mkdir()
             _refuse_foreign(place)
             descriptor = os.open(place / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
-            if not place.parent.is_dir():
-                raise
             continue  # the folder was removed by the job before
         if not _try_lock(descriptor):
             holder = _holder(descriptor)
