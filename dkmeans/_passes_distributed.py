@@ -327,7 +327,7 @@ def _forget_passes(client: Any) -> None:
         last = max(own.groups, key=lambda group: group.stop)  # without, it would have no end
         alive = dask_scheduler.task_groups.get
         own.groups &= {last, *(group for group in own.groups if alive(group.name) is group)}
-        del own.metadata["collections"][:-1]
+        del own.metadata.get("collections", [])[:-1]
 
     # A function within another one goes by value: schedulers need not have this dkmeans for it.
     ask = client._run_on_scheduler  # noqa: SLF001 - `run_on_scheduler` has no timeout
