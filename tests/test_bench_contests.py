@@ -134,6 +134,23 @@ class TestReport:
         assert "- Left out: FAISS: not installed: pip install faiss-cpu" in lines
         assert lines[-1] == "- processor: fast"
 
+    @pytest.mark.parametrize(
+        ("told", "shown"),
+        [
+            (
+                "no IDATs in `/home/me/x.png' @ png.c/Write/16",
+                "no IDATs in `x.png' @ png.c/Write/16",
+            ),
+            ("/opt/magick: out of memory", "magick: out of memory"),
+            ("1/2 of ./it failed", "1/2 of ./it failed"),
+        ],
+    )
+    def test_folders_are_not_shown(self, told, shown):
+        held = contest.Outcome("a case", {}, {"other": told})
+        case = contest.Case("a case", (), ())
+        found = report.Found("lloyd", "What.", "python scripts/bench", {}, [(case, held)])
+        assert f"- Left out: other: {shown}" in found.markdown().splitlines()
+
     def test_json(self, tmp_path):
         path = tmp_path / "found.json"
         report.write_json([self.found()], path)

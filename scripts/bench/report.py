@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -48,7 +49,7 @@ class Found:
     def markdown(self) -> str:
         """Return the section of a page: tables of all figures, of what was aimed at, the facts."""
         left_out = {
-            f"- Left out: {name}: {why.strip().splitlines()[-1]}"
+            f"- Left out: {name}: {_without_folders(why.strip().splitlines()[-1])}"
             for _, outcome in self.held
             for name, why in outcome.left_out.items()
         }
@@ -61,6 +62,11 @@ class Found:
             "\n".join(f"- {name}: {text}" for name, text in self.machine.items()),
         ]
         return "\n\n".join(part for part in parts if part)
+
+
+def _without_folders(text: str) -> str:
+    """Return a message with only the last name of each path: folders say nothing to others."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/'\"]+/)+", "", text)
 
 
 def _table(held: Sequence[tuple[Case, Outcome]]) -> str:
