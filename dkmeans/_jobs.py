@@ -3,7 +3,7 @@
 import os
 import tokenize
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from dkmeans._validation import (
     OutputError,
     SourceError,
     check_choice,
+    note_kept,
 )
 from dkmeans.images import _workspace
 from dkmeans.images._destination import as_path
@@ -138,12 +139,13 @@ def fit(
     with _alone(model):
         resumed = _begin(model, kept, resume=resume, overwrite=overwrite)
         rows = opened(data)
-        with _about(data):
-            if isinstance(estimator, KMeans):
-                estimator._fit(rows, None, kept, shown)  # noqa: SLF001 - of a class of ours
-            else:
-                estimator._fit(rows, None, shown)  # noqa: SLF001 - of a class of ours
-        estimator.save(model)
+        with _resumable(kept):
+            with _about(data):
+                if isinstance(estimator, KMeans):
+                    estimator._fit(rows, None, kept, shown)  # noqa: SLF001 - of a class of ours
+                else:
+                    estimator._fit(rows, None, shown)  # noqa: SLF001 - of a class of ours
+            estimator.save(model)
         _stores.sweep(model)
         kept.remove()  # only now: what was found is kept
     return FitResult(
@@ -158,6 +160,20 @@ def fit(
         estimator.stop_reason_,
         resumed,
     )
+
+
+@contextmanager
+def _resumable(kept: Checkpoint) -> Iterator[None]:
+    """Say of an error that the fit can go on from its checkpoint, if it can."""
+    try:
+        yield
+    except InvalidArgumentError:
+        raise  # another fit than that of the checkpoint
+    except BaseException as error:
+        with suppress(DkmeansError):  # out of reach
+            if kept.is_there():
+                note_kept(error, kept.place)
+        raise
 
 
 def _refuse_confusion(data: str, model: str, checkpoint: str | None) -> None:

@@ -11,6 +11,11 @@ KEPT = "what is done is kept"  # so begins the note of an error after which a jo
 MAX_RESIDENT = 256 << 20  # bytes that one decoder may hold
 
 
+def note_kept(error: BaseException, place: object) -> None:
+    """Add to an error that the job can go on from what is at a place."""
+    error.add_note(f"{KEPT} in {place}; resume=True goes on from there")
+
+
 class DkmeansError(Exception):
     """Any error that dkmeans raises on purpose."""
 

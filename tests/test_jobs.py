@@ -69,8 +69,11 @@ def interrupted(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(_checkpoint.Checkpoint, "save", counted)
-            with pytest.raises(Interruption):
+            with pytest.raises(Interruption) as caught:
                 _jobs.fit("rows.zarr", "m.json", **{"n_clusters": K, "tol": 1e-6, **parameters})
+        place = parameters.get("checkpoint", "m.json.checkpoint")
+        kept = f"what is done is kept in {place}; resume=True goes on from there"
+        assert caught.value.__notes__ == [kept]
 
     return begin
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from dkmeans._stores import Place, sync_folder, writing
-from dkmeans._validation import KEPT, OutputError, SourceError
+from dkmeans._validation import OutputError, SourceError, note_kept
 
 LOCK = "dkmeans.lock"  # its presence tells that the folder is ours
 _FORMAT = "dkmeans-lock"
@@ -160,7 +160,7 @@ def used(space: S, output: Place) -> Iterator[S]:
             with suppress(OSError, OutputError, SourceError):  # the first error tells more
                 space.sweep(output)
         elif space.can_resume:
-            error.add_note(f"{KEPT} in {space.path}; resume=True goes on from there")
+            note_kept(error, space.path)
         raise
     space.sweep(output)
 
