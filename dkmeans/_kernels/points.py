@@ -87,9 +87,6 @@ def potentials(
                     for lane in range(LANES):
                         a = tiles[tile, d - 1, lane] - x
                         distances[lane] += a * a
-            for lane in range(LANES):
-                nearest = min(closest[tile, lane], distances[lane])
-                sums[t, lane] += weights[tile, lane] * nearest
             if becomes_center:
                 share, most = 0.0, zero
                 for lane in range(LANES):
@@ -97,6 +94,10 @@ def potentials(
                     share += weights[tile, lane] * closest[tile, lane]
                     most = max(most, closest[tile, lane])
                 shares[tile], farthest[tile] = share, most
+            else:
+                for lane in range(LANES):
+                    nearest = min(closest[tile, lane], distances[lane])
+                    sums[t, lane] += weights[tile, lane] * nearest
     for t in range(totals.size):
         for lane in range(LANES):
             totals[t] += sums[t, lane]
