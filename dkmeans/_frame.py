@@ -262,8 +262,11 @@ class Centers:
         self, values: Rows, weights: Float64 | None, labels: Int32, totals: "RowTotals"
     ) -> None:
         """Add squared distances to `totals`."""
-        sum_kernels.add_exactly(self.squared_distances(values, labels, weights), totals.limbs)
-        sum_kernels.carry_limbs(totals.limbs)
+        weights = _NO_WEIGHTS if weights is None else weights
+        shift, limbs = self.frame.shift, totals.limbs
+        kernels.add_squared_distances(
+            np.ascontiguousarray(values), weights, labels, shift, self.offsets, limbs
+        )
 
     def squared_distances(
         self, values: Rows, labels: Int32, weights: Float64 | None = None
@@ -271,7 +274,10 @@ class Centers:
         """Return the squared distance of each row to the centre of its label, times its weight."""
         out = np.empty(len(values))
         weights = _NO_WEIGHTS if weights is None else weights
-        kernels.squared_distances(values, weights, labels, self.frame.shift, self.offsets, out)
+        shift = self.frame.shift
+        kernels.squared_distances(
+            np.ascontiguousarray(values), weights, labels, shift, self.offsets, out
+        )
         return out
 
     def distances(self, values: Rows) -> npt.NDArray[Any]:
@@ -325,7 +331,7 @@ class RowTotals:
         """
         frame = self.frame
         kernels.accumulate(
-            values,
+            np.ascontiguousarray(values),
             _NO_WEIGHTS if weights is None else weights,
             before,
             labels,

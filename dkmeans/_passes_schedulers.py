@@ -113,12 +113,6 @@ def n_local_workers() -> int:
     return int(dask.system.CPU_COUNT) if n is None else check_integer("Dask's num_workers", n, 1)
 
 
-def in_memory_get() -> Callable[..., Any]:
-    """Return the function that runs a graph in this process."""
-    get: Callable[..., Any] = dask.local.get_sync if in_one_thread() else dask.threaded.get
-    return get
-
-
 def local_get() -> Callable[..., Any]:
     """Return the function that runs a graph on the local scheduler that was asked for.
 
@@ -133,7 +127,7 @@ def local_get() -> Callable[..., Any]:
     if name is not None:
         known = (*_IN_THREADS, *_IN_ONE_THREAD, *_IN_PROCESSES, *_ON_A_CLUSTER)
         check_choice("Dask's scheduler", name, known)
-    get = in_memory_get()
+    get: Callable[..., Any] = dask.local.get_sync if in_one_thread() else dask.threaded.get
     if in_processes():
         from dask import multiprocessing  # noqa: PLC0415 - seldom needed
 

@@ -61,10 +61,11 @@ class Sample:
 
     def finish(self) -> "Sample":
         """Return the sample in the order of the rows, with the weights of what each stands for."""
-        order = np.argsort(self.numbers)
+        order = np.argsort(self.numbers, kind="stable")  # they are nearly in order
         weights = self.weights
         if len(order) > self.limit:
-            last = np.lexsort((self.numbers, -self.priorities))[-1]
+            lowest = order[self.priorities[order] == self.priorities.min()]
+            last = lowest[-1]
             weights = np.maximum(weights, self.priorities[last])
             order = order[order != last]
         parts = (self.rows[order], self.numbers[order], weights[order], self.priorities[order])

@@ -57,10 +57,11 @@ class Region:
         >>> Region((1, 2), (2, 2)).numbers((3, 10)).tolist()
         [12, 13, 22, 23]
         """
-        numbers = np.zeros((), np.int64)
+        numbers: npt.NDArray[np.int64] | None = None
         for extent, start, size in zip(leading, self.start, self.size, strict=True):
-            numbers = numbers[..., None] * extent + np.arange(start, start + size)
-        return numbers.reshape(-1)
+            along = np.arange(start, start + size)
+            numbers = along if numbers is None else numbers[..., None] * extent + along
+        return np.zeros(1, np.int64) if numbers is None else numbers.reshape(-1)
 
 
 def regions(chunks: Chunks) -> Iterator[tuple[tuple[int, ...], Region]]:

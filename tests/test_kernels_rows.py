@@ -1,12 +1,14 @@
 """The kernels of rows of features, against plain NumPy."""
 
+import math
+
 import numba
 import numpy as np
 import pytest
 
 from dkmeans._frame import Frame, Ranges
 from dkmeans._frame_moves import Known, Moves
-from dkmeans._kernels import bounds, hashes, rows, vectors
+from dkmeans._kernels import bounds, hashes, offsets, rows, vectors
 from dkmeans._kernels import ranges as range_kernels
 
 # As plain Python, kernels warn of integers that wrap round in hashes, and of infinity less itself.
@@ -238,6 +240,55 @@ def test_rows_that_move_leave_the_bits_that_adding_anew_leaves(dtype, weighted):
     for c in range(6):
         mean = np.average(x[labels == c].astype(np.float64), axis=0, weights=used[labels == c])
         np.testing.assert_allclose(moved.exact_means()[c], mean, rtol=1e-13)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("dtype", [*DTYPES, "int8", "int64"])
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 8, 9, 15, 16, 29])
+def test_offsets_have_the_bits_of_plain_python(d, dtype, deep):
+    rng = np.random.default_rng(d)
+    x = frozen((rng.normal(size=(6, d)) * 40).clip(0 if dtype[0] == "u" else -99).astype(dtype))
+    shift, scales = frozen(rng.normal(size=d)), frozen(2.0 ** rng.integers(38, 42, d + 1))
+    centers = frozen(rng.normal(size=(3, d)) * 30)
+    sums = [rng.integers(-9, 9, (3, 4, d + 2)) for _ in range(2)]
+    sums[1][:] = sums[0]
+    squares = np.zeros((2, 7))
+    for row, cluster, sign in [(0, 3, 0), (5, 1, 0), (5, 3, -1), (2, 1, -1)]:
+        weight = rng.normal()
+        move(x, row, weight, shift, scales, deep, sums[0], cluster, 1, sign)
+        offsets.add_plainly(x, row, weight, shift, scales, deep, sums[1], cluster, 1, sign)
+        square(x, row, shift, centers, sign + 1, squares[0], row + 1)
+        offsets.square_plainly(x, row, shift, centers, sign + 1, squares[1], row + 1)
+    np.testing.assert_array_equal(*sums)
+    np.testing.assert_array_equal(*squares)
+    expected = ((x[0].astype(np.float64) - shift - centers[1]) ** 2).sum()
+    np.testing.assert_allclose(squares[0, 1], expected, rtol=1e-14)
+
+
+@numba.njit
+def move(  # noqa: PLR0917 - as the kernel
+    rows, row, weight, shift, scales, deep, sums, cluster, column, sign
+):
+    offsets.add(rows, row, weight, shift, scales, deep, sums, cluster, column, sign)
+
+
+@numba.njit
+def square(rows, row, shift, centers, cluster, out, place):  # noqa: PLR0917 - as the kernel
+    offsets.square(rows, row, shift, centers, cluster, out, place)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 1023, 1024, 5000])
+def test_squared_distances_add_up_exactly(n, dtype):
+    x, rng = table_of(n, 11, dtype), np.random.default_rng(1)
+    weights, frame = frozen(rng.uniform(size=n)), frame_of(x)
+    centers = frame.centers(centers_of(x, 1))
+    labels = frozen(np.where(rng.random(n) < 0.9, 0, -1).astype(np.int32))
+    totals = frame.totals(1)
+    centers.measure(x, weights, labels, totals)
+    found = centers.squared_distances(x, labels, weights)
+    assert totals.inertia == math.fsum(found)
+    assert not found[labels < 0].any()
 
 
 # Hashes

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans._kernels import offsets as offset_kernels
 from dkmeans._kernels import scores, vectors
 from dkmeans._kernels import sums as sum_kernels
 from dkmeans._kernels.compile import kernel
@@ -30,6 +31,7 @@ Int32 = npt.NDArray[np.int32]
 Rows = npt.NDArray[Any]
 
 SURELY = np.float32(2.0**-20)  # more than what rounding does to a distance kept as float32
+_AT_A_TIME = 1024  # rows: what is known of so many stays in the cache
 _LARGE = np.float32(2.0**100)  # no distance is more sure to be large than this
 
 
@@ -190,37 +192,79 @@ def accumulate(
         (d,) and, with weights, (d + 1,), else (d,): what the sums are of is
         ``(row - shift) * weight * scale``; the last column is that of the weights themselves.
     deep
-        See `sums.round_row`.
+        See `offsets.add_plainly`.
     counts, sums
         OUT (k,): the rows of each cluster, and (3, k, d or d + 1), see `_kernels.sums`.
     """
-    n_features = rows.shape[1]
-    weighted = weights.size > 0
-    high, low = np.empty(scales.size), np.empty(scales.size)
-    highs, lows = high.view(np.int64), low.view(np.int64)
+    n, n_features = rows.shape
+    columns, no_weights, no_counts = weights.reshape(-1, 1), weights[:0], counts[:0]
+    nothing, last = np.zeros(1), scales[n_features:]
     n_added = 0
-    for i in range(rows.shape[0]):
-        cluster = labels[i]
-        previous: Any = before[i] if before.size > 0 else np.int32(-1)
-        if cluster == previous or (weighted and weights[i] == 0):
-            continue
-        for j in range(n_features):
-            low[j] = (np.float64(rows[i, j]) - shift[j]) * scales[j]
-        if weighted:
-            for j in range(n_features):
-                low[j] *= weights[i]
-            low[n_features] = weights[i] * scales[n_features]
-        sum_kernels.round_row(high, low, deep)
-        if cluster >= 0:
-            counts[cluster] += 1
-            sum_kernels.add_row(highs, lows, sums, cluster, deep)
-        if previous >= 0:
-            counts[previous] -= 1
-            sum_kernels.subtract_row(highs, lows, sums, previous, deep)
-        n_added += 1
-        if n_added % sum_kernels.ROWS == 0:
+    for start in range(0, n, _AT_A_TIME):
+        stop = min(start + _AT_A_TIME, n)
+        if n_added + stop - start > sum_kernels.ROWS:
             sum_kernels.carry(sums)
+            n_added = 0
+        n_added += _move(
+            rows, weights, before, labels, start, stop, shift, scales, deep, counts, sums, 0
+        )
+        if weights.size > 0:
+            _move(
+                columns, no_weights, before, labels, start, stop, nothing, last, deep, no_counts,
+                sums, n_features,
+            )  # fmt: skip
     sum_kernels.carry(sums)
+
+
+@kernel
+def _move(
+    rows: Rows,
+    weights: Float64,
+    before: Int32,
+    labels: Int32,
+    start: int,
+    stop: int,
+    shift: Float64,
+    scales: Float64,
+    deep: bool,  # noqa: FBT001 - kernels take all by position
+    counts: Int64,
+    sums: Int64,
+    column: int,
+) -> int:
+    """Do so for rows `start` to `stop`, whose first feature has this column of the sums.
+
+    Return how many rows were added or moved; they are counted unless `counts` is (0,).
+    """
+    places = np.arange(start, stop)
+    n = _moving(before[start:stop], labels[start:stop], places) if before.size > 0 else places.size
+    for i in places[:n]:
+        cluster, weight = labels[i], weights[i] if weights.size > 0 else 1.0
+        if weight == 0:
+            continue
+        if cluster >= 0:
+            offset_kernels.add(rows, i, weight, shift, scales, deep, sums, cluster, column, 0)
+            if counts.size > 0:
+                counts[cluster] += 1
+        if before.size > 0 and before[i] >= 0:
+            offset_kernels.add(rows, i, weight, shift, scales, deep, sums, before[i], column, -1)
+            if counts.size > 0:
+                counts[before[i]] -= 1
+    return n
+
+
+@kernel
+def _moving(before: Int32, labels: Int32, places: Int64) -> int:
+    """Bring the places of rows that change their cluster to the front; return how many do."""
+    moves = np.zeros(-(-labels.size // 8) * 8, np.bool_)
+    for i in range(labels.size):
+        moves[i] = before[i] != labels[i]
+    n = 0
+    for eight, some in enumerate(moves.view(np.uint64)):  # most do not, after a few steps
+        if some != 0:
+            for i in range(8 * eight, min(8 * eight + 8, labels.size)):
+                places[n] = places[i]
+                n += moves[i]
+    return n
 
 
 @kernel
@@ -232,15 +276,41 @@ def squared_distances(
     `centers` is (k, d), as offsets from `shift`; `weights` (n,) or (0,); `out` is OUT (n,), and
     gets 0 for the label -1. Differences are taken before they are squared: nothing cancels.
     """
-    for i in range(rows.shape[0]):
-        total = 0.0
+    _squared(rows, weights, labels, 0, rows.shape[0], shift, centers, out)
+
+
+@kernel
+def add_squared_distances(
+    rows: Rows, weights: Float64, labels: Int32, shift: Float64, centers: Float64, limbs: Int64
+) -> None:
+    """Add what `squared_distances` writes to an accumulator, see `sums.add_exactly`."""
+    found = np.empty(_AT_A_TIME)
+    for start in range(0, rows.shape[0], _AT_A_TIME):
+        stop = min(start + _AT_A_TIME, rows.shape[0])
+        _squared(rows, weights, labels, start, stop, shift, centers, found)
+        sum_kernels.add_exactly(found[: stop - start], limbs)
+    sum_kernels.carry_limbs(limbs)
+
+
+@kernel
+def _squared(
+    rows: Rows,
+    weights: Float64,
+    labels: Int32,
+    start: int,
+    stop: int,
+    shift: Float64,
+    centers: Float64,
+    out: Float64,
+) -> None:
+    """Write the squared distances of rows `start` to `stop` to the front of `out`."""
+    for i in range(start, stop):
         if labels[i] >= 0:
-            for j in range(rows.shape[1]):
-                difference = (np.float64(rows[i, j]) - shift[j]) - centers[labels[i], j]
-                total += difference * difference
+            offset_kernels.square(rows, i, shift, centers, labels[i], out, i - start)
             if weights.size > 0:
-                total *= weights[i]
-        out[i] = total
+                out[i - start] *= weights[i]
+        else:
+            out[i - start] = 0.0
 
 
 @kernel

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._kernels.compile import inline, kernel
+from dkmeans._kernels.compile import kernel
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -31,53 +31,9 @@ BITS = 50  # of an offset times its scale
 LIMBS = 68
 
 # Adding this to a float64 below 2**51 rounds it to an integer, which then stands in its low bits.
-_ROUND = 1.5 * 2.0**52
-_ROUND_BITS = np.int64(0x4338000000000000)
-_LOW = 2.0**BITS
+ROUND = 1.5 * 2.0**52
+ROUND_BITS = 0x4338000000000000
 _MASK = np.uint64(0xFFFFFFFF)
-
-
-@kernel
-def round_row(high: Float64, low: Float64, deep: bool) -> None:  # noqa: FBT001 - kernels take all by position
-    """Round scaled offsets to integers, which then stand in the bits of floats.
-
-    Parameters
-    ----------
-    high
-        OUT (d,): the offsets, rounded.
-    low
-        OUT (d,): the offsets, each below 2**BITS in magnitude; then what rounding took from them.
-    deep
-        Whether that is wanted.
-    """
-    for j in range(low.size):
-        high[j] = low[j] + _ROUND
-    if deep:
-        for j in range(low.size):
-            low[j] = (low[j] - (high[j] - _ROUND)) * _LOW + _ROUND
-
-
-@inline
-def add_row(highs: Int64, lows: Int64, sums: Int64, cluster: int, deep: bool) -> None:  # noqa: FBT001 - kernels take all by position
-    """Add a row as `round_row` leaves it, its bits taken as integers, to the sums of a cluster.
-
-    `highs` and `lows` are (d,), `sums` is OUT (3, k, d).
-    """
-    for j in range(highs.size):
-        sums[1, cluster, j] += highs[j] - _ROUND_BITS
-    if deep:
-        for j in range(lows.size):
-            sums[2, cluster, j] += lows[j] - _ROUND_BITS
-
-
-@inline
-def subtract_row(highs: Int64, lows: Int64, sums: Int64, cluster: int, deep: bool) -> None:  # noqa: FBT001 - kernels take all by position
-    """Undo `add_row`."""
-    for j in range(highs.size):
-        sums[1, cluster, j] -= highs[j] - _ROUND_BITS
-    if deep:
-        for j in range(lows.size):
-            sums[2, cluster, j] -= lows[j] - _ROUND_BITS
 
 
 @kernel

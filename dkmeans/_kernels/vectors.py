@@ -15,15 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from dkmeans._kernels.compile import (
-    JIT,
-    array_of,
-    function_of,
-    intrinsic,
-    is_float,
-    kernel,
-    stride_of,
-)
+from dkmeans._kernels.compile import JIT, array_of, intrinsic, kernel, stride_of
+from dkmeans._kernels.writer import BYTES, INDEX, INT32, Writer
 
 Floats = npt.NDArray[np.floating[Any]]
 Int32 = npt.NDArray[np.int32]
@@ -32,13 +25,10 @@ Rows = npt.NDArray[Any]
 
 GROUP = 4  # centres at a time
 TERMS = 64  # of a sum; of more features, sums of so many are added up
-BYTES = 64  # of one feature of a block: two AVX vectors, or one of AVX-512
 
-_INDEX, _LABEL = ir.IntType(64), ir.IntType(32)
 _LABEL_BYTES = 4
 _MOST = 4  # rows in one vector while they are transposed
 _AHEAD = 4  # blocks are asked for before their turn
-_FUSED = ("contract",)  # products and sums may be rounded once
 
 
 def lanes(dtype: npt.DTypeLike) -> int:
@@ -141,96 +131,11 @@ def transpose_plainly(
     tile[block] = offsets.T
 
 
-class _Writer:
-    """Writes vectors of one dtype."""
-
-    def __init__(self, builder: Any, element: Any, itemsize: int) -> None:
-        self.builder = builder
-        self.itemsize = itemsize
-        self.lanes = BYTES // itemsize
-        self.floats = ir.VectorType(element, self.lanes)
-        self.ints = ir.VectorType(_LABEL, self.lanes)
-
-    def splat(self, value: Any, kind: Any) -> Any:
-        """Return a vector with `value` in all lanes."""
-        nothing = ir.Constant(kind, ir.Undefined)
-        first = self.builder.insert_element(nothing, value, _LABEL(0))
-        return self.builder.shuffle_vector(first, nothing, ir.Constant(self.ints, [0] * self.lanes))
-
-    def load(self, data: Any, place: Any, kind: Any = None, itemsize: int | None = None) -> Any:
-        """Read a vector, of floats if not told."""
-        place = self.builder.gep(data, [place])
-        pointer = self.builder.bitcast(place, (kind or self.floats).as_pointer())
-        return self.builder.load(pointer, align=itemsize or self.itemsize)
-
-    def store(self, value: Any, data: Any, place: Any, itemsize: int) -> None:
-        """Write a vector."""
-        place = self.builder.gep(data, [place])
-        self.builder.store(
-            value, self.builder.bitcast(place, value.type.as_pointer()), align=itemsize
-        )
-
-    def prefetch(self, place: Any, ahead: Any) -> None:
-        """Ask for what lies so many bytes after an address."""
-        bytes_ = self.builder.bitcast(place, ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [bytes_.type, _LABEL, _LABEL, _LABEL])
-        function = function_of(self.builder, kind, "llvm.prefetch.p0")
-        self.builder.call(
-            function, [self.builder.gep(bytes_, [ahead]), _LABEL(0), _LABEL(3), _LABEL(1)]
-        )
-
-    def group(self, data: Any, place: Any, kind: Any) -> list[Any]:
-        """Read GROUP numbers, each into all lanes of a vector."""
-        places = [self.builder.add(place, _INDEX(i)) for i in range(GROUP)]
-        return [self.splat(self.builder.load(self.builder.gep(data, [p])), kind) for p in places]
-
-    def interleave(self, a: Any, b: Any, *, high: bool) -> Any:
-        """Return the lower or the higher halves of two vectors, their lanes in turn."""
-        start = self.lanes // 2 if high else 0
-        lanes = [start + i // 2 + (i % 2) * self.lanes for i in range(self.lanes)]
-        return self.builder.shuffle_vector(a, b, ir.Constant(self.ints, lanes))
-
-    def join(self, a: Any, b: Any) -> Any:
-        """Return the lanes of two vectors in one."""
-        n = 2 * a.type.count
-        return self.builder.shuffle_vector(
-            a, b, ir.Constant(ir.VectorType(_LABEL, n), list(range(n)))
-        )
-
-    def add_product(self, total: Any, a: Any, b: Any) -> Any:
-        """Return ``total + a * b``."""
-        return self.builder.fadd(total, self.builder.fmul(a, b, flags=_FUSED), flags=_FUSED)
-
-    def less_product(self, total: Any, a: Any, b: Any) -> Any:
-        """Return ``total - a * b``."""
-        return self.builder.fsub(total, self.builder.fmul(a, b, flags=_FUSED), flags=_FUSED)
-
-    def loop(self, n: Any, start: list[Any], body: Any) -> list[Any]:
-        """Write a loop of n rounds, n above 0; `body` makes of the state and the round a state."""
-        before = self.builder.basic_block
-        head = self.builder.append_basic_block("round")
-        self.builder.branch(head)
-        self.builder.position_at_end(head)
-        number = self.builder.phi(_INDEX)
-        state = [self.builder.phi(value.type) for value in start]
-        after: list[Any] = body(number, state)
-        following = self.builder.add(number, _INDEX(1))
-        last = self.builder.basic_block
-        for phi, first, value in zip([number, *state], [_INDEX(0), *start], [following, *after],
-                                     strict=True):  # fmt: skip
-            phi.add_incoming(first, before)
-            phi.add_incoming(value, last)
-        end = self.builder.append_basic_block("end")
-        self.builder.cbranch(self.builder.icmp_unsigned("<", following, n), head, end)
-        self.builder.position_at_end(end)
-        return after
-
-
 def _write_nearest(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """Write `two_nearest_plainly` in LLVM's language."""
     arrays = {i: array_of(context, builder, signature, args, i) for i in (0, 2, 3, 6, 7, 8, 9)}
     n_features = arrays[0][1][1]
-    is_short = builder.icmp_unsigned("<=", n_features, _INDEX(TERMS))
+    is_short = builder.icmp_unsigned("<=", n_features, INDEX(TERMS))
     with builder.if_else(is_short) as (short, long):
         for branch, in_parts in ((short, False), (long, True)):
             with branch:
@@ -243,9 +148,8 @@ def _write_groups(
 ) -> None:
     """Write it for up to TERMS features; or for any, in parts of so many."""
     (tile, shape), (centers, _), (halves, _) = arrays[0], arrays[2], arrays[3]
-    element = context.get_data_type(signature.args[0].dtype)
-    write = _Writer(builder, element, context.get_abi_sizeof(element))
-    n_features, start = shape[1], builder.mul(args[1], _INDEX(write.lanes))
+    write = Writer(context, builder, signature.args[0].dtype)
+    n_features, start = shape[1], builder.mul(args[1], INDEX(write.lanes))
     row = builder.mul(start, n_features)
     zero = ir.Constant(write.floats, [0.0] * write.lanes)
 
@@ -255,40 +159,40 @@ def _write_groups(
             return write.loop(n_features, first, body)
 
         def part(number: Any, totals: list[Any]) -> list[Any]:
-            begin = builder.mul(number, _INDEX(TERMS))
+            begin = builder.mul(number, INDEX(TERMS))
             left = builder.sub(n_features, begin)
-            is_last = builder.icmp_unsigned("<", left, _INDEX(TERMS))
-            n = builder.select(is_last, left, _INDEX(TERMS))
+            is_last = builder.icmp_unsigned("<", left, INDEX(TERMS))
+            n = builder.select(is_last, left, INDEX(TERMS))
             sums = write.loop(n, [zero] * len(first), lambda j, s: body(builder.add(begin, j), s))
             return [builder.fadd(t, s) for t, s in zip(totals, sums, strict=True)]
 
-        n_parts = builder.udiv(builder.add(n_features, _INDEX(TERMS - 1)), _INDEX(TERMS))
+        n_parts = builder.udiv(builder.add(n_features, INDEX(TERMS - 1)), INDEX(TERMS))
         return write.loop(n_parts, first, part)
 
     def feature(j: Any) -> Any:
-        return write.load(tile, builder.add(row, builder.mul(j, _INDEX(write.lanes))))
+        return write.load(tile, builder.add(row, builder.mul(j, INDEX(write.lanes))))
 
     def square(j: Any, state: list[Any]) -> list[Any]:
         x = feature(j)
         return [write.add_product(state[0], x, x)]
 
     def group(number: Any, state: list[Any]) -> list[Any]:
-        first = builder.mul(builder.add(args[4], number), _INDEX(GROUP))
+        first = builder.mul(builder.add(args[4], number), INDEX(GROUP))
         packed = builder.mul(first, n_features)
 
         def scores(j: Any, state: list[Any]) -> list[Any]:
             x = feature(j)
-            place = builder.add(packed, builder.mul(j, _INDEX(GROUP)))
-            centre = write.group(centers, place, write.floats)
+            place = builder.add(packed, builder.mul(j, INDEX(GROUP)))
+            centre = write.group(centers, place, write.floats, GROUP)
             return [write.less_product(s, x, c) for s, c in zip(state, centre, strict=True)]
 
-        found = over_features(scores, write.group(halves, first, write.floats))
+        found = over_features(scores, write.group(halves, first, write.floats, GROUP))
         best, second, label = state
         for i, score in enumerate(found):
             nearer = builder.fcmp_ordered("<", score, best)
             loser = builder.select(nearer, best, score)
             second = builder.select(builder.fcmp_ordered("<", loser, second), loser, second)
-            name = builder.add(builder.trunc(first, _LABEL), _LABEL(i))
+            name = builder.add(builder.trunc(first, INT32), INT32(i))
             label = builder.select(nearer, write.splat(name, write.ints), label)
             best = builder.select(nearer, score, best)
         return [best, second, label]
@@ -305,11 +209,10 @@ def _write_groups(
 def _write_transpose(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """Write `transpose_plainly` in LLVM's language."""
     n_features = array_of(context, builder, signature, args, 4)[1][1]
-    element = context.get_data_type(signature.args[4].dtype)
-    write = _Writer(builder, element, context.get_abi_sizeof(element))
+    write = Writer(context, builder, signature.args[4].dtype)
     # Of few features, a vector takes those of two or four rows.
-    small = builder.icmp_unsigned("<=", n_features, _INDEX(write.lanes // _MOST))
-    fewer = builder.icmp_unsigned("<=", n_features, _INDEX(write.lanes // 2))
+    small = builder.icmp_unsigned("<=", n_features, INDEX(write.lanes // _MOST))
+    fewer = builder.icmp_unsigned("<=", n_features, INDEX(write.lanes // 2))
     with builder.if_else(small) as (then, otherwise):
         with then:
             _write_squares(context, builder, signature, args, write, _MOST)
@@ -322,7 +225,7 @@ def _write_transpose(context: Any, builder: Any, signature: Any, args: Any) -> A
 
 
 def _write_squares(
-    context: Any, builder: Any, signature: Any, args: Any, write: "_Writer", per_vector: int
+    context: Any, builder: Any, signature: Any, args: Any, write: Writer, per_vector: int
 ) -> None:
     """Write it for vectors of the features of so many rows."""
     shift, tile = (array_of(context, builder, signature, args, i)[0] for i in (2, 4))
@@ -332,11 +235,11 @@ def _write_squares(
     kinds, taken = [signature.args[i].dtype for i in (0, 2, 4)], write.lanes // per_vector
     stored = ir.VectorType(context.get_data_type(kinds[0]), taken)
     floats = ir.VectorType(unit.type, write.lanes)
-    scale, last = write.splat(unit, floats), builder.sub(n_features, _INDEX(1))
-    lanes = _INDEX(write.lanes)
+    scale, last = write.splat(unit, floats), builder.sub(n_features, INDEX(1))
+    lanes = INDEX(write.lanes)
     begin = builder.mul(builder.mul(args[5], lanes), n_features)
     ahead = builder.mul(
-        stride_of(context, builder, signature, args, 0), _INDEX(_AHEAD * write.lanes)
+        stride_of(context, builder, signature, args, 0), INDEX(_AHEAD * write.lanes)
     )
 
     def square(number: Any, _: list[Any]) -> list[Any]:
@@ -349,39 +252,27 @@ def _write_squares(
             parts.append(builder.load(builder.bitcast(place, stored.as_pointer()), align=1))
         while len(parts) > taken:
             parts = [write.join(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        vectors, half = [_floats(context, builder, p, *kinds[:2]) for p in parts], taken // 2
+        vectors, half = [write.converted(p, *kinds[:2]) for p in parts], taken // 2
         for _round in range(write.lanes.bit_length() - 1):  # each brings every number on its way
             pairs = list(zip(vectors[:half], vectors[half:], strict=True))
             vectors = [
                 write.interleave(a, b, high=high) for a, b in pairs for high in (False, True)
             ]
         for i, vector in enumerate(vectors):
-            feature = builder.add(first, _INDEX(i))
+            feature = builder.add(first, INDEX(i))
             known = builder.select(builder.icmp_unsigned("<", feature, last), feature, last)
             middle = write.splat(builder.load(builder.gep(shift, [known])), floats)
             offsets = builder.fmul(builder.fsub(vector, middle), scale)
-            value = _floats(context, builder, offsets, *kinds[1:])
+            value = write.converted(offsets, *kinds[1:])
             place = builder.add(begin, builder.mul(feature, lanes))
             write.store(value, tile, place, write.itemsize)
         return []
 
     if per_vector > 1:
-        square(_INDEX(0), [])
+        square(INDEX(0), [])
     else:
-        n_squares = builder.udiv(builder.add(n_features, _INDEX(write.lanes - 1)), lanes)
+        n_squares = builder.udiv(builder.add(n_features, INDEX(write.lanes - 1)), lanes)
         write.loop(n_squares, [], square)
-
-
-def _floats(context: Any, builder: Any, vector: Any, kind: Any, wanted: Any) -> Any:
-    """Return a vector of numbers of one of numba's types as floats of another."""
-    change: Any
-    if not is_float(kind):
-        change = builder.sitofp if kind.signed else builder.uitofp
-    elif kind.bitwidth == wanted.bitwidth:
-        return vector
-    else:
-        change = builder.fpext if kind.bitwidth < wanted.bitwidth else builder.fptrunc
-    return change(vector, ir.VectorType(context.get_data_type(wanted), vector.type.count))
 
 
 def _starts(context: Any, builder: Any, signature: Any, args: Any, n: int) -> list[Any]:
@@ -392,7 +283,7 @@ def _starts(context: Any, builder: Any, signature: Any, args: Any, n: int) -> li
     bytes_ = builder.bitcast(data, ir.IntType(8).as_pointer())
     starts = []
     for i in range(n):
-        place = builder.load(builder.gep(places, [_INDEX(i)]))
+        place = builder.load(builder.gep(places, [INDEX(i)]))
         start = builder.gep(bytes_, [builder.mul(place, stride)])
         starts.append(builder.bitcast(start, data.type))
     return starts
