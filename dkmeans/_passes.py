@@ -25,7 +25,7 @@ from dkmeans import _passes_graphs as graphs
 from dkmeans import _passes_schedulers as schedulers
 from dkmeans._passes_graphs import Task
 from dkmeans._passes_threads import in_threads
-from dkmeans._tiling import Window
+from dkmeans._tiling import Grid, Window
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -95,11 +95,13 @@ class Piece:
 
     index: int
     source: BlockSource
-    windows: tuple[Window, ...]
+    windows: Sequence[Window]
 
     @property
     def n_pixels(self) -> int:
         """The number of pixels in the windows."""
+        if isinstance(self.windows, Grid):
+            return self.windows.n_pixels
         return sum(window.n_pixels for window in self.windows)
 
     @property
@@ -149,6 +151,10 @@ class Piece:
 
     def split(self, nbytes: float) -> Iterator[Self]:
         """Cut it into pieces of about `nbytes`, at least one window each."""
+        if isinstance(self.windows, Grid):
+            for windows in self.windows.cut(nbytes / self.pixel_bytes):
+                yield replace(self, windows=windows)
+            return
         start, size = 0, 0
         for stop, window in enumerate(self.windows, 1):
             size += window.n_pixels * self.pixel_bytes

@@ -1,7 +1,7 @@
 """Plans of what is done with pictures."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -142,14 +142,14 @@ def _outputs(usable: Mapping[int, BlockSource], kind: str, n_colors: int) -> dic
     return outputs
 
 
-_Place = tuple[BlockSource, list[Window]]
+_Place = tuple[BlockSource, Sequence[Window]]
 
 
 def _some_blocks(usable: Mapping[int, BlockSource]) -> list[_Place]:
     """Return windows of some sources; of those read in order, the first ones."""
     places: list[_Place] = []
     for source in some(list(usable.values())):
-        windows = list(grid(source.shape[0], source.shape[1], source.read_block))
+        windows = grid(source.shape[0], source.shape[1], source.read_block)
         if source.in_order:
             places += [(source, windows[: 1 + i]) for i in range(min(2, len(windows)))]
         else:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans._passes import Inputs, Piece
-from dkmeans._tables_regions import Region, Regions
+from dkmeans._tables_regions import Region
 from dkmeans._validation import InvalidArgumentError
 
 # Of a block. What kernels need to work on one then fits the cache, and the allocator gives it back
@@ -103,29 +103,12 @@ class TablePiece(Piece):
     leading: tuple[int, ...]
     first: int
 
-    @property
-    def n_pixels(self) -> int:
-        """The number of rows in the regions."""
-        if isinstance(self.windows, Regions):
-            return self.windows.n_pixels
-        return super().n_pixels
-
     def _extent(self) -> str:
         first, last = self.windows[0].slices, self.windows[-1].slices
         if len(first) == 1:
             return f"rows {first[0].start}:{last[0].stop}"
         start, end = [axis.start for axis in first], [axis.stop for axis in last]
         return f"rows from {start} to {end}"
-
-    def split(self, nbytes: float) -> Iterator[Self]:
-        """Cut it into pieces of about `nbytes`, at least one region each."""
-        if not isinstance(self.windows, Regions):
-            yield from super().split(nbytes)
-            return
-        n = len(self.windows)
-        each = max(1, math.ceil(nbytes * n / max(1, self.nbytes)))
-        for start in range(0, n, each):
-            yield replace(self, windows=self.windows[start : start + each])
 
     @property
     def in_memory(self) -> bool:

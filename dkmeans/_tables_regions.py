@@ -1,13 +1,14 @@
 """Regions: boxes of rows, and all those that a regular grid cuts an array into."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate, product
-from typing import Self, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from dkmeans._tiling import Grid
 
 Chunks = tuple[tuple[int, ...], ...]
 
@@ -96,19 +97,8 @@ def regular(leading: tuple[int, ...], steps: tuple[int, ...]) -> Chunks:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Regions(Sequence[Region]):
-    """Some regions of a regular grid, in C order: those of the numbers `start` to `stop`.
-
-    It takes the same few bytes for any number of regions, so that a pass over 100,000 chunks is
-    dealt out and sent as fast as one over a hundred.
-
-    Attributes
-    ----------
-    leading
-        The extents of the axes.
-    step
-        The extents of a region; those at the end of an axis are cut off.
+class Regions(Grid[Region]):
+    """Some regions of a regular grid, in C order.
 
     Examples
     --------
@@ -117,53 +107,8 @@ class Regions(Sequence[Region]):
     (3, Region(start=(4, 0), size=(1, 4)), 12)
     """
 
-    leading: tuple[int, ...]
-    step: tuple[int, ...]
-    start: int
-    stop: int
+    __slots__ = ()
 
-    @classmethod
-    def of(cls, leading: tuple[int, ...], step: tuple[int, ...]) -> Self:
-        """Return the whole grid."""
-        return cls(leading, step, 0, math.prod(_counts(leading, step)))
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    @overload
-    def __getitem__(self, index: int) -> Region: ...
-    @overload
-    def __getitem__(self, index: slice) -> Self: ...
-    def __getitem__(self, index: int | slice) -> Region | Self:
-        chosen = range(self.start, self.stop)[index]
-        if isinstance(chosen, range):
-            return replace(self, start=chosen.start, stop=max(chosen.start, chosen.stop))
-        start = []
-        for extent, step in zip(reversed(self.leading), reversed(self.step), strict=True):
-            chosen, place = divmod(chosen, -(-extent // step))
-            start.append(place * step)
-        start.reverse()
-        edges = zip(start, self.step, self.leading, strict=True)
-        return Region(tuple(start), tuple(min(step, extent - at) for at, step, extent in edges))
-
-    @property
-    def n_pixels(self) -> int:
-        """The number of rows in the regions, by the name that passes know."""
-        return self._n_before(self.stop) - self._n_before(self.start)
-
-    def _n_before(self, number: int) -> int:
-        """Count the rows in the regions before this one."""
-        total, across = 0, 1  # `across`: how far the axes so far have the regions extend
-        inner = math.prod(self.leading)
-        counts = _counts(self.leading, self.step)
-        for axis, (extent, step) in enumerate(zip(self.leading, self.step, strict=True)):
-            place, number = divmod(number, math.prod(counts[axis + 1 :]))
-            inner //= max(1, extent)
-            at = min(place * step, extent)
-            total += across * at * inner
-            across *= min(step, extent - at)
-        return total
-
-
-def _counts(leading: tuple[int, ...], step: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(-(-extent // n) for extent, n in zip(leading, step, strict=True))
+    @staticmethod
+    def _box(start: tuple[int, ...], size: tuple[int, ...]) -> Region:
+        return Region(start, size)

@@ -67,7 +67,7 @@ class Spy:
 
 def whole(source, index=0):
     """All windows of a source."""
-    return Piece(index, source, tuple(grid(*source.shape[:2], source.block)))
+    return Piece(index, source, grid(*source.shape[:2], source.block))
 
 
 def collect(part, ticker):
@@ -200,7 +200,7 @@ def wait_for(part, ticker):
 
 def awaiting(source, compute):
     """Return a piece of one column of windows, each of which needs `compute` of its row."""
-    windows = tuple(grid(source.shape[0], 10, (10, 10)))
+    windows = grid(source.shape[0], 10, (10, 10))
     name = compute.__name__  # a cluster takes tasks of one name for the same
     layer = {(name, window.y): (compute, window.y) for window in windows}
     graph = HighLevelGraph.from_collections(name, layer)
@@ -424,11 +424,13 @@ def test_the_number_of_tasks_does_not_grow_with_the_data():
     leading = (100_000 << 17,)
     windows = Regions.of(leading, (1 << 17,))
     source = MemorySource((*leading, 32), np.dtype(np.float32), np.empty(0), None)
-    [piece] = [Stored(0, source, windows, leading, 0)]
-    partitions = partition([piece])
-    assert len(partitions) <= 65
-    assert sum(len(part.windows) for group in partitions for part in group) == 100_000
-    assert len(pickle.dumps(partitions)) < 65 * 500
+    a_table = Stored(0, source, windows, leading, 0)
+    a_picture = Piece(0, Spy("", shape=(25_000, 40_000, 1)), grid(25_000, 40_000, (100, 100)))
+    for piece in (a_table, a_picture):
+        partitions = partition([piece])
+        assert len(partitions) <= 65
+        assert sum(len(part.windows) for group in partitions for part in group) == 100_000
+        assert len(pickle.dumps(partitions)) < 65 * 500
 
 
 class Stored(TablePiece):

@@ -524,6 +524,7 @@ def test_a_grid_is_its_regions(step):
     grid = Regions.of((7, 4, 5), step)
     expected = [region for _, region in regions(regular((7, 4, 5), step))]
     assert list(grid) == expected
+    assert [grid[i] for i in range(len(grid))] == expected
     for start, stop in itertools.combinations(range(len(grid) + 1), 2):
         part = grid[start:stop]
         assert list(part) == expected[start:stop]

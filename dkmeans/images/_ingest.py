@@ -215,7 +215,7 @@ def _lay_out(
     for index, source in usable.items():
         if _n_pixels(source) >= _LARGE:
             chunk = _chunk(source)
-            windows = tuple(grid(source.shape[0], source.shape[1], chunk))
+            windows = grid(source.shape[0], source.shape[1], chunk)
             large.append(_IngestPiece(index, source, windows, f"images/{index}", None))
     for bands in (1, 3):
         small = {i: s for i, s in usable.items() if _n_pixels(s) < _LARGE and s.shape[2] == bands}
@@ -228,7 +228,7 @@ def _lay_out(
                 room, run = _RUN, []
             # Packed pixels are in the order of full rows.
             size = source.read_block[0], source.shape[1]
-            windows = tuple(grid(source.shape[0], source.shape[1], size))
+            windows = grid(source.shape[0], source.shape[1], size)
             run.append(_IngestPiece(index, source, windows, f"packed/{bands}", position))
             position += _n_pixels(source)
             room -= _n_pixels(source)

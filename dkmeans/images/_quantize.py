@@ -328,7 +328,7 @@ def pieces_of(usable: Mapping[int, BlockSource]) -> list[Piece]:
     pieces = []
     for index, source in usable.items():
         height, width, _ = source.shape
-        pieces.append(Piece(index, source, tuple(grid(height, width, source.read_block))))
+        pieces.append(Piece(index, source, grid(height, width, source.read_block)))
     return pieces
 
 

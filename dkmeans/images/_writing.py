@@ -1,11 +1,11 @@
 """The last pass of `quantize`: what is not yet written is labelled, and each output finished."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from dkmeans import _passes
 from dkmeans._passes import BlockSource, Passes, Piece
-from dkmeans._tiling import grid
+from dkmeans._tiling import Window, grid
 from dkmeans.images._assign import Assign, Assigned, OutputPiece, Written
 from dkmeans.images._manifest import Done, Job
 from dkmeans.images._notes import Noter
@@ -59,10 +59,10 @@ def pieces_of(
         output = outputs[index]
         height, width, _ = source.shape
         size = label_windows(output, height, width, source.block, source.read_block)
-        windows = grid(height, width, size)
+        left: Sequence[Window] = grid(height, width, size)
         if before.entries:
-            windows = (w for w in windows if not before.entries.keys() >= set(output.keys(w)))
-        if left := tuple(windows):
+            left = tuple(w for w in left if not before.entries.keys() >= set(output.keys(w)))
+        if left:
             pieces.append(OutputPiece(index, source, left, output))
     return pieces
 

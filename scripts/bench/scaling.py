@@ -67,7 +67,7 @@ class Simulated:
 
     def __init__(self, blocks: tuple[int, int], n_workers: int = 0) -> None:
         height, width = (n * SIDE for n in blocks)
-        windows = tuple(grid(height, width, (SIDE, SIDE)))
+        windows = grid(height, width, (SIDE, SIDE))
         self._pieces = [Piece(0, Costless((height, width, 1), np.dtype(np.uint8)), windows)]
         self._stack = ExitStack()
         if n_workers:
