@@ -6,6 +6,7 @@ Whatever imports slowly is imported inside the commands, so that help comes at o
 import atexit
 import gc
 import io
+import os
 import sys
 from functools import partial
 from typing import Any
@@ -165,6 +166,8 @@ def main() -> None:
     # command, most of it when the process ends and its memory goes anyway.
     gc.set_threshold(_ALLOCATIONS)
     atexit.register(gc.freeze)
+    # No kernel uses BLAS. Its threads, as NumPy loads it, spin for a while beside those that work.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may hold anything
