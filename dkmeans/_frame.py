@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dkmeans._frame_moves import Bounds, Known, Moves
 from dkmeans._kernels import bounds as bound_kernels
+from dkmeans._kernels import boxes as box_kernels
 from dkmeans._kernels import ranges as range_kernels
 from dkmeans._kernels import rows as kernels
 from dkmeans._kernels import sums as sum_kernels
@@ -251,6 +252,10 @@ class Centers:
             self.moves.between,
             known.habits,
         )
+
+    def assign_boxed(self, values: Rows, boxes: Float64, labels: Int32) -> None:
+        """Write the label of each row, where tiles of rows have boxes; see `boxes.assign`."""
+        box_kernels.assign(*self._prepared(values), boxes, labels)
 
     def _prepared(self, values: Rows) -> tuple[Rows, Float64, Any, float, Float64, Any, Any]:
         """Return rows and these centres as the kernels that compare them take both."""

@@ -7,7 +7,6 @@ from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dkmeans import _passes
 from dkmeans import _summary_steps as steps
@@ -321,9 +320,9 @@ class RowSummary:
         n = len(self.rows)
         if n <= 2 * MIDDLE:
             return self.rows, self.weights
-        chosen: slice | npt.NDArray[np.bool_] = slice(MIDDLE)
+        chosen: slice | Int64 = slice(MIDDLE)
         if self._hashes is not None and self.is_as_given:
-            chosen = self._hashes < np.uint64((1 << 64) // n * MIDDLE)
+            chosen = np.flatnonzero(self._hashes < np.uint64((1 << 64) // n * MIDDLE))
         return self._chosen(chosen)
 
     def _chosen(self, places: Any) -> tuple[Rows, Float64 | None]:

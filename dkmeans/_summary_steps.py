@@ -15,6 +15,7 @@ import numpy as np
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
 from dkmeans._frame_moves import Known
 from dkmeans._passes_threads import in_threads
+from dkmeans._summary_sorted import Sorted, boxes_of, is_worth_it
 
 R = TypeVar("R")
 
@@ -70,17 +71,24 @@ def _joined(frame: Frame, n_clusters: int, parts: Sequence[RowTotals]) -> RowTot
 
 @dataclass(eq=False)
 class Part:
-    """Rows, their labels, what is known of their distances, and the sums that they are in."""
+    """Rows, their labels, what is known of their distances, and the sums that they are in.
+
+    Of sorted rows the boxes around them are known instead of distances.
+    """
 
     rows: Rows
     weights: Float64 | None
     known: Known
     totals: RowTotals
+    boxes: Float64 | None
 
     def step(self, centers: Centers) -> None:
         """Go on to other centres."""
         before = self.known.labels.copy()
-        centers.assign_again(self.rows, self.known)
+        if self.boxes is None:
+            centers.assign_again(self.rows, self.known)
+        else:
+            centers.assign_boxed(self.rows, self.boxes, self.known.labels)
         self.totals.move_rows(self.rows, self.weights, before, self.known.labels)
 
     def measure(self, centers: Centers) -> RowTotals:
@@ -102,34 +110,43 @@ class Steps:
     n_clusters
         The number of centres.
 
-    Attributes
-    ----------
-    labels
-        (n,) int32: the labels after the last step.
     """
 
     def __init__(self, frame: Frame, rows: Rows, weights: Float64 | None, n_clusters: int) -> None:
         self._frame = frame
         self._n_clusters = n_clusters
         self._centers: Centers | None = None
-        known = Known.nothing(len(rows), n_clusters * rows.shape[1])
-        self.labels: Int32 = known.labels
+        parts = parts_of(len(rows), len(rows) * n_clusters, n_clusters)
+        self._sorted: Sorted | None = None
+        products = n_clusters * rows.shape[1]
+        if is_worth_it(rows, n_clusters):
+            self._sorted = Sorted.of(frame, rows, weights, parts)
+            rows, weights, products = self._sorted.rows, self._sorted.weights, 0
+        known = Known.nothing(len(rows), products)
+        self._labels = known.labels
         self._is_bounded = known.bounds[0].size > 0
-        self._parts = [
-            Part(
+
+        def part_of(part: slice) -> Part:
+            return Part(
                 rows[part],
                 None if weights is None else weights[part],
                 known.of(part),
                 frame.totals(n_clusters),
+                None if self._sorted is None else boxes_of(frame, rows[part]),
             )
-            for part in parts_of(len(rows), len(rows) * n_clusters, n_clusters)
-        ]
+
+        self._parts = in_threads(part_of, parts)
+
+    @property
+    def labels(self) -> Int32:
+        """The labels after the last step, (n,) int32."""
+        return self._labels if self._sorted is None else self._sorted.unsorted(self._labels)
 
     def assign(self, centers: Float64) -> RowTotals:
         """Add each row to its nearest centre; the squared distances are left to `inertia`."""
         prepared = self._frame.centers(centers)
         if self._centers is not None and self._is_bounded:
-            prepared = prepared.after(self._centers, len(self.labels))
+            prepared = prepared.after(self._centers, len(self._labels))
         self._centers = prepared
         in_threads(lambda part: part.step(prepared), self._parts)
         return _joined(self._frame, self._n_clusters, [part.totals for part in self._parts])

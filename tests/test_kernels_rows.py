@@ -6,10 +6,15 @@ import numba
 import numpy as np
 import pytest
 
+from dkmeans import _summary_steps
 from dkmeans._frame import Frame, Ranges
 from dkmeans._frame_moves import Known, Moves
 from dkmeans._kernels import bounds, hashes, offsets, rows, vectors
+from dkmeans._kernels import boxes as box_kernels
 from dkmeans._kernels import ranges as range_kernels
+from dkmeans._kernels.compile import JIT
+from dkmeans._summary_sorted import Sorted, boxes_of
+from dkmeans._summary_steps import Steps
 
 # As plain Python, kernels warn of integers that wrap round in hashes, and of infinity less itself.
 pytestmark = [
@@ -179,6 +184,65 @@ def test_reassign_does_what_assign_does(n, d, k, dtype, near):
         np.testing.assert_array_equal(known.labels, expected)
         assert_bounds_hold(known, distances * frame.unit)
         before = prepared
+
+
+def rows_of_kind(kind, n, d, dtype):
+    """Return rows in which boxes have something to get wrong."""
+    rng = np.random.default_rng(d)
+    x = rng.normal(size=(n, d)) * 20 + 100
+    if kind == "equal":
+        x[:] = x[0]
+    elif kind == "lattice":  # many rows as far from one centre as from another
+        x = rng.integers(0, 9, (n, d))
+    elif kind == "far":
+        x[n // 2] = 60_000
+    x = x.clip(0).astype(dtype)
+    if kind == "missing":
+        x[::3, 0] = np.nan
+        x[:260] = np.nan  # a whole tile
+    return frozen(x)
+
+
+@pytest.mark.parametrize("kind", ["normal", "equal", "lattice", "far", "missing"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16"])
+@pytest.mark.parametrize(("n", "d", "k"), [(1, 3, 1), (300, 1, 9), (290, 2, 12), (600, 3, 40)])
+def test_steps_over_sorted_rows_have_the_bits_of_others(  # noqa: PLR0917 - a table
+    n, d, k, dtype, kind, monkeypatch
+):
+    if kind == "missing" and (dtype == "uint16" or n == 1):
+        return
+    x, rng = rows_of_kind(kind, n, d, dtype), np.random.default_rng(1)
+    weights = frozen(rng.uniform(size=n)) if d == 3 else None
+    frame = frame_of(x, weights)
+    first = x[~np.isnan(x.astype(np.float64)).any(axis=1)][:k].astype(np.float64)
+    found = []
+    for is_sorted in (True, False):
+        monkeypatch.setattr(_summary_steps, "is_worth_it", lambda *_, told=is_sorted: told)
+        steps, after = Steps(frame, x, weights, len(first)), first
+        for _ in range(3):
+            centers = after
+            totals = steps.assign(centers)
+            after = totals.means(centers)
+        np.testing.assert_array_equal(steps.labels, nearest(frame, x, centers)[0])
+        found.append([totals.counts, totals.sums, steps.limbs()])
+    for ours, plain in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, plain)
+
+
+@pytest.mark.skipif(not JIT, reason="plain Python takes minutes")
+def test_few_centres_are_near_to_sorted_rows():
+    x = frozen(np.random.default_rng(0).uniform(size=(300_000, 3)).astype(np.float32))
+    frame = frame_of(x)
+    centers = frame.centers(x[:200].astype(np.float64))
+    rows = Sorted.of(frame, x, None, [slice(0, 90_000), slice(90_000, 300_000)])
+    np.testing.assert_array_equal(rows.rows, x[rows.order])
+    boxes, points = boxes_of(frame, rows.rows), np.ascontiguousarray(centers.offsets.T) * frame.unit
+    least, greatest, names = np.empty(200), np.empty(200), np.empty(201, np.int64)
+    found = [
+        box_kernels.choose(boxes, i, points, least, greatest, names) for i in range(len(boxes))
+    ]
+    assert min(found) >= 1
+    assert np.mean(found) < 40
 
 
 def test_reassign_pauses_where_nothing_is_spared():

@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans._kernels import vectors
 from dkmeans._kernels.compile import kernel
 
 Float64 = npt.NDArray[np.float64]
@@ -51,12 +52,18 @@ def potentials(
     """
     n_candidates, d = candidates.shape
     sums = np.zeros((n_candidates, LANES))
-    distances = np.empty(LANES, tiles.dtype)
+    distances = np.empty((n_candidates, LANES), tiles.dtype)
     zero = np.zeros(1, tiles.dtype)[0]
     becomes_center = totals.size == 0
     totals[:] = 0
     # Lanes are independent, so they run as vectors, and their order never changes.
     for tile in range(tiles.shape[0]):
+        if boxes.size == 0:
+            t = 0
+            while t < n_candidates:
+                n = 4 if t + 4 <= n_candidates else 2 if t + 2 <= n_candidates else 1
+                vectors.squares(tiles, tile, candidates, t, n, distances)
+                t += n
         for t in range(n_candidates):
             if boxes.size > 0:
                 # Added up as the distances below are: rounded as they are, none can be less.
@@ -69,34 +76,17 @@ def potentials(
                     if not becomes_center:
                         totals[t] += shares[tile]
                     continue
-            if d == 3:  # noqa: PLR2004 - colours
-                x, y, z = candidates[t, 0], candidates[t, 1], candidates[t, 2]
-                for lane in range(LANES):
-                    a, b = tiles[tile, 0, lane] - x, tiles[tile, 1, lane] - y
-                    c = tiles[tile, 2, lane] - z
-                    distances[lane] = a * a + b * b + c * c
-            else:
-                distances[:] = 0
-                for j in range(0, d - 1, 2):  # two at a time, to pass `distances` half as often
-                    x, y = candidates[t, j], candidates[t, j + 1]
-                    for lane in range(LANES):
-                        a, b = tiles[tile, j, lane] - x, tiles[tile, j + 1, lane] - y
-                        distances[lane] += a * a + b * b
-                if d % 2:
-                    x = candidates[t, d - 1]
-                    for lane in range(LANES):
-                        a = tiles[tile, d - 1, lane] - x
-                        distances[lane] += a * a
+                vectors.squares(tiles, tile, candidates, t, 1, distances)
             if becomes_center:
                 share, most = 0.0, zero
                 for lane in range(LANES):
-                    closest[tile, lane] = min(closest[tile, lane], distances[lane])
+                    closest[tile, lane] = min(closest[tile, lane], distances[t, lane])
                     share += weights[tile, lane] * closest[tile, lane]
                     most = max(most, closest[tile, lane])
                 shares[tile], farthest[tile] = share, most
             else:
                 for lane in range(LANES):
-                    nearest = min(closest[tile, lane], distances[lane])
+                    nearest = min(closest[tile, lane], distances[t, lane])
                     sums[t, lane] += weights[tile, lane] * nearest
     for t in range(totals.size):
         for lane in range(LANES):

@@ -131,6 +131,30 @@ def transpose_plainly(
     tile[block] = offsets.T
 
 
+def squares_plainly(
+    tiles: Floats, tile: int, centers: Floats, first: int, n: int, out: Floats
+) -> None:
+    """Write the squared distances of the points of a tile from some centres.
+
+    The features are added up in their order, and nothing is fused: the bits are the same on any
+    processor.
+
+    Parameters
+    ----------
+    tiles, tile
+        (m, d, lanes), and which; the lanes are a multiple of four vectors.
+    centers, first, n
+        (k, d), the first one, and how many: four, two or one.
+    out
+        OUT (k, lanes).
+    """
+    for c in range(first, first + n):
+        out[c] = 0
+        for j in range(centers.shape[1]):
+            difference = tiles[tile, j] - centers[c, j]
+            out[c] += difference * difference
+
+
 def _write_nearest(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """Write `two_nearest_plainly` in LLVM's language."""
     arrays = {i: array_of(context, builder, signature, args, i) for i in (0, 2, 3, 6, 7, 8, 9)}
@@ -204,6 +228,53 @@ def _write_groups(
     for i, value in zip((6, 7, 8), (*found[:2], norm), strict=True):
         write.store(value, arrays[i][0], start, write.itemsize)
     write.store(found[2], arrays[9][0], start, _LABEL_BYTES)
+
+
+def _write_squares_of_some(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Write `squares_plainly` in LLVM's language."""
+    for n in (4, 2, 1):
+        with builder.if_then(builder.icmp_signed("==", args[4], INDEX(n))):
+            _write_squares_of(context, builder, signature, args, n)
+    return context.get_dummy_value()
+
+
+def _write_squares_of(context: Any, builder: Any, signature: Any, args: Any, n: int) -> None:
+    """Write it for so many centres: four sums side by side, so that none waits for another."""
+    write = Writer(context, builder, signature.args[0].dtype)
+    tiles, (_, n_features, n_lanes) = array_of(context, builder, signature, args, 0)
+    centers, out = (array_of(context, builder, signature, args, i)[0] for i in (2, 5))
+    start = builder.mul(args[1], builder.mul(n_features, n_lanes))
+    abreast = 4 // n  # vectors
+    zero = ir.Constant(write.floats, [0.0] * write.lanes)
+
+    def place(row: Any, lane: Any, vector: int) -> Any:
+        where = builder.add(builder.mul(row, n_lanes), lane)
+        return builder.add(where, INDEX(vector * write.lanes))
+
+    def block(number: Any, _: list[Any]) -> list[Any]:
+        lane = builder.mul(number, INDEX(abreast * write.lanes))
+
+        def feature(j: Any, sums: list[Any]) -> list[Any]:
+            where = (builder.add(start, place(j, lane, v)) for v in range(abreast))
+            points = [write.load(tiles, at) for at in where]
+            after = []
+            for i in range(n):
+                at = builder.add(builder.mul(builder.add(args[3], INDEX(i)), n_features), j)
+                center = write.splat(builder.load(builder.gep(centers, [at])), write.floats)
+                for v, x in enumerate(points):
+                    difference = builder.fsub(x, center)
+                    square = builder.fmul(difference, difference)
+                    after.append(builder.fadd(sums[i * abreast + v], square))
+            return after
+
+        sums = iter(write.loop(n_features, [zero] * 4, feature))
+        for i in range(n):
+            for v in range(abreast):
+                at = place(builder.add(args[3], INDEX(i)), lane, v)
+                write.store(next(sums), out, at, write.itemsize)
+        return []
+
+    write.loop(builder.udiv(n_lanes, INDEX(abreast * write.lanes)), [], block)
 
 
 def _write_transpose(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -293,3 +364,4 @@ transpose = intrinsic(transpose_plainly, _write_transpose, (5,)) if JIT else tra
 two_nearest = (
     intrinsic(two_nearest_plainly, _write_nearest, (1, 4, 5)) if JIT else two_nearest_plainly
 )
+squares = intrinsic(squares_plainly, _write_squares_of_some, (1, 3, 4)) if JIT else squares_plainly
