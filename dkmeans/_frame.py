@@ -327,15 +327,14 @@ class RowTotals:
         sum_kernels.carry_limbs(self.limbs)
         return self
 
-    def move_rows(
-        self, values: Rows, weights: Float64 | None, before: Int32, labels: Int32
-    ) -> None:
+    def move_rows(self, values: Rows, weights: Float64 | None, before: Int32, labels: Int32) -> int:
         """Add rows to the sums of their clusters, and take them from those they were in `before`.
 
-        `before` is (n,), -1 for rows in none; or (0,) for all in none.
+        `before` is (n,), -1 for rows in none; or (0,) for all in none. Return how many were in
+        another.
         """
         frame = self.frame
-        kernels.accumulate(
+        n_moved: int = kernels.accumulate(
             np.ascontiguousarray(values),
             _NO_WEIGHTS if weights is None else weights,
             before,
@@ -346,6 +345,7 @@ class RowTotals:
             self.counts,
             self.sums,
         )
+        return n_moved
 
     def add_repeated(self, distances: Float64, counts: Int64) -> None:
         """Add squared distances, (n,), each so often as `counts`, up to 2**52, tells."""

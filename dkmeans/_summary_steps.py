@@ -22,6 +22,7 @@ R = TypeVar("R")
 _PARTS = 8  # of the work on rows in memory, for threads
 _FEW_PARTS = 2
 _SMALL = 1 << 14  # numbers; below this, threads cost more than they save
+_FEW_MOVED = 0.04  # of the rows change their cluster in a step: then bounds begin to pay
 _ROWS_PER_SUM = 16  # in a part, for each of its clusters; a part has sums of its own
 
 
@@ -73,7 +74,8 @@ def _joined(frame: Frame, n_clusters: int, parts: Sequence[RowTotals]) -> RowTot
 class Part:
     """Rows, their labels, what is known of their distances, and the sums that they are in.
 
-    Of sorted rows the boxes around them are known instead of distances.
+    Of sorted rows the boxes around them are known instead of distances. Of others bounds are kept
+    from when few change their cluster: before, centres move too far for bounds to spare anything.
     """
 
     rows: Rows
@@ -81,15 +83,22 @@ class Part:
     known: Known
     totals: RowTotals
     boxes: Float64 | None
+    is_bounded: bool = False
+    n_moved: float = np.inf
 
     def step(self, centers: Centers) -> None:
         """Go on to other centres."""
         before = self.known.labels.copy()
-        if self.boxes is None:
+        if self.boxes is not None:
+            centers.assign_boxed(self.rows, self.boxes, self.known.labels)
+        elif self.is_bounded:
             centers.assign_again(self.rows, self.known)
         else:
-            centers.assign_boxed(self.rows, self.boxes, self.known.labels)
-        self.totals.move_rows(self.rows, self.weights, before, self.known.labels)
+            few = self.n_moved < _FEW_MOVED * len(self.rows)
+            self.is_bounded = few and self.known.bounds[0].size > 0
+            bounds = self.known.bounds if self.is_bounded else None
+            centers.assign(self.rows, self.known.labels, bounds)
+        self.n_moved = self.totals.move_rows(self.rows, self.weights, before, self.known.labels)
 
     def measure(self, centers: Centers) -> RowTotals:
         """Return totals of nothing but the squared distances."""
@@ -124,7 +133,6 @@ class Steps:
             rows, weights, products = self._sorted.rows, self._sorted.weights, 0
         known = Known.nothing(len(rows), products)
         self._labels = known.labels
-        self._is_bounded = known.bounds[0].size > 0
 
         def part_of(part: slice) -> Part:
             return Part(
@@ -145,7 +153,7 @@ class Steps:
     def assign(self, centers: Float64) -> RowTotals:
         """Add each row to its nearest centre; the squared distances are left to `inertia`."""
         prepared = self._frame.centers(centers)
-        if self._centers is not None and self._is_bounded:
+        if self._centers is not None and any(part.is_bounded for part in self._parts):
             prepared = prepared.after(self._centers, len(self._labels))
         self._centers = prepared
         in_threads(lambda part: part.step(prepared), self._parts)

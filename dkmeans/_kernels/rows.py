@@ -174,8 +174,10 @@ def accumulate(
     deep: bool,  # noqa: FBT001 - kernels take all by position
     counts: Int64,
     sums: Int64,
-) -> None:
+) -> int:
     """Add each row to the sums of its cluster; rows with the label -1, or of weight 0, count not.
+
+    Return how many are in another cluster than before.
 
     Parameters
     ----------
@@ -199,21 +201,23 @@ def accumulate(
     n, n_features = rows.shape
     columns, no_weights, no_counts = weights.reshape(-1, 1), weights[:0], counts[:0]
     nothing, last = np.zeros(1), scales[n_features:]
-    n_added = 0
+    n_added, n_moved = 0, 0  # since sums were carried, and in all
     for start in range(0, n, _AT_A_TIME):
         stop = min(start + _AT_A_TIME, n)
         if n_added + stop - start > sum_kernels.ROWS:
             sum_kernels.carry(sums)
             n_added = 0
-        n_added += _move(
+        moved = _move(
             rows, weights, before, labels, start, stop, shift, scales, deep, counts, sums, 0
         )
+        n_added, n_moved = n_added + moved, n_moved + moved
         if weights.size > 0:
             _move(
                 columns, no_weights, before, labels, start, stop, nothing, last, deep, no_counts,
                 sums, n_features,
             )  # fmt: skip
     sum_kernels.carry(sums)
+    return n_moved
 
 
 @kernel
