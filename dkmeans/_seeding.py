@@ -1,5 +1,7 @@
 """Where k-means starts: initial centres chosen among weighted points."""
 
+import threading
+import weakref
 from itertools import pairwise
 from typing import Any
 
@@ -53,7 +55,7 @@ def choose(
 ) -> Int64:
     """Return the indices of the points that `kmeans_plusplus` chooses, from `n_trials` each."""
     n_trials = n_trials or 2 + int(np.log(n_clusters))
-    tiles, scale = _tiles(points)
+    tiles, scale = _tiled.of(points)
     weights = np.append(weights, np.zeros(len(tiles) * kernels.LANES - len(points)))
     weights = weights.reshape(len(tiles), kernels.LANES)
     closest = np.ones(weights.shape, tiles.dtype)
@@ -97,6 +99,30 @@ def choose(
         chosen = np.append(chosen, candidates[best])
         add(chosen[-1:])
     return chosen
+
+
+class _Tiled:
+    """Points as kernels take them, shared by those who choose among the same at the same time.
+
+    Two starts side by side that had a copy each would read more than processors cache.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: tuple[Any, Any, Any] = (lambda: None), (lambda: None), 0
+
+    def of(self, points: Points) -> tuple[Points, Any]:
+        """Return tiles of points, and how they were scaled."""
+        with self._lock:
+            given, made, scale = self._last
+            tiles = made() if given() is points else None
+            if tiles is None:
+                tiles, scale = _tiles(points)
+                self._last = weakref.ref(points), weakref.ref(tiles), scale
+            return tiles, scale
+
+
+_tiled = _Tiled()
 
 
 def _tiles(points: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Any]:

@@ -1,11 +1,15 @@
 """k-means++ against its definition and against copies of points."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import kmeans_plusplus as peer
 
+from dkmeans import _seeding
 from dkmeans._kernels import points as kernels
 from dkmeans._seeding import choose, kmeans_plusplus
 
@@ -123,3 +127,30 @@ def test_any_scale_of_float32_chooses_the_same(scale):
     expected = choose(points.astype(np.float32), weights, 8, np.random.default_rng(0))
     scaled = points.astype(np.float32) * factor
     np.testing.assert_array_equal(choose(scaled, weights, 8, np.random.default_rng(0)), expected)
+
+
+def test_starts_at_the_same_time_share_their_points(monkeypatch):
+    points = np.random.default_rng(0).normal(size=(500, 5)).astype(np.float32)
+    weights, made, both = np.ones(500), [], threading.Barrier(2, timeout=30)
+    tile, draw = _seeding._tiles, kernels.draw
+
+    def counted(points):
+        made.append(points)
+        return tile(points)
+
+    def together(*args):
+        if args[0].size == 1:  # the first draw
+            both.wait()
+        draw(*args)
+
+    alone = [choose(points, weights, 7, np.random.default_rng(i)) for i in range(2)]
+    monkeypatch.setattr(_seeding, "_tiles", counted)
+    monkeypatch.setattr(kernels, "draw", together)
+    with ThreadPoolExecutor(2) as pool:
+        rngs = [np.random.default_rng(i) for i in range(2)]
+        found = list(pool.map(lambda rng: choose(points, weights, 7, rng), rngs))
+    np.testing.assert_array_equal(found, alone)
+    assert len(made) == 1
+    monkeypatch.setattr(kernels, "draw", draw)
+    choose(points, weights, 7, np.random.default_rng(0))
+    assert len(made) == 2  # nothing is kept when nobody needs it
