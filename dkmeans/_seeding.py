@@ -1,5 +1,6 @@
 """Where k-means starts: initial centres chosen among weighted points."""
 
+import os
 import threading
 import weakref
 from itertools import pairwise
@@ -108,6 +109,12 @@ class _Tiled:
     """
 
     def __init__(self) -> None:
+        self.forget()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Begin anew, as where another thread had the lock when this process was forked."""
         self._lock = threading.Lock()
         self._last: tuple[Any, Any, Any] = (lambda: None), (lambda: None), 0
 

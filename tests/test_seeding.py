@@ -1,6 +1,9 @@
 """k-means++ against its definition and against copies of points."""
 
+import os
+import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -154,3 +157,24 @@ def test_starts_at_the_same_time_share_their_points(monkeypatch):
     monkeypatch.setattr(kernels, "draw", draw)
     choose(points, weights, 7, np.random.default_rng(0))
     assert len(made) == 2  # nothing is kept when nobody needs it
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_process_forked_while_points_are_shared_chooses_too():
+    points, weights = blobs()
+    with _seeding._tiled._lock:  # as a thread of the parent has it
+        child = os.fork()
+        if child == 0:
+            chosen = choose(points, weights, 3, np.random.default_rng(0))
+            os._exit(0 if len(chosen) == 3 else 1)
+    for _ in range(300):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == child
+    assert status == 0
