@@ -139,14 +139,7 @@ def choose(
         n_chosen += near[c] <= radius
     if n_chosen > near.size * (1 - _SPARED):
         return n_chosen
-    size = vectors.GROUP
-    for i in range(-(-n_chosen // size) * size):
-        chosen_halves[i] = np.inf
-        if i < n_chosen:
-            c = names[i]
-            chosen_halves[i] = halves[c]
-            for j in range(centers.shape[1]):
-                chosen[i // size, j, i % size] = centers[c // size, j, c % size]
+    scores.pack(names, n_chosen, centers, halves, chosen, chosen_halves)
     return n_chosen
 
 

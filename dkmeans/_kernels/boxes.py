@@ -142,7 +142,7 @@ def assign(
     """Do what `rows.assign` does, for rows whose tiles have these `boxes`."""
     tile, block, best, second, norms, found = vectors.room(LANES, rows, centers)
     nothing, no_bounds = np.empty(0, np.int64), np.empty(0, np.float32)
-    k, size = offsets.shape[0], vectors.GROUP
+    k = offsets.shape[0]
     points = np.ascontiguousarray(offsets.T) * unit
     least, greatest, names = np.empty(k), np.empty(k), np.empty(k + 1, np.int64)
     some, some_halves = np.zeros_like(centers), np.zeros_like(halves)
@@ -150,15 +150,10 @@ def assign(
     for at in range(boxes.shape[0]):
         start, stop = at * LANES, min((at + 1) * LANES, rows.shape[0])
         n = choose(boxes, at, points, least, greatest, names)
-        n_groups = -(-n // size)
-        for i in range(n_groups * size):
-            some_halves[i] = halves[names[i]] if i < n else np.inf
-            for j in range(centers.shape[1]):
-                c = names[min(i, n - 1)]
-                some[i // size, j, i % size] = centers[c // size, j, c % size]
+        scores.pack(names, n, centers, halves, some, some_halves)
         n_lanes = scores.compare(
-            rows, nothing, start, stop, rough_shift, unit, some, some_halves, n_groups,
-            tile, block, best, second, norms, found,
+            rows, nothing, start, stop, rough_shift, unit, some, some_halves,
+            -(-n // vectors.GROUP), tile, block, best, second, norms, found,
         )  # fmt: skip
         if scores.all_sure(stop - start, best, second, norms, precision, reach):
             for lane in range(stop - start):

@@ -81,6 +81,14 @@ def stride_of(context: Any, builder: Any, signature: Any, args: Any, i: int) -> 
     return cgutils.unpack_tuple(builder, array.strides)[0]
 
 
+def row_of(context: Any, builder: Any, signature: Any, args: Any, i: int, row: Any) -> Any:
+    """Return the address of a row of argument `i`, an array, to a writer."""
+    data, _ = array_of(context, builder, signature, args, i)
+    bytes_ = builder.bitcast(data, cgutils.voidptr_t)
+    start = builder.mul(row, stride_of(context, builder, signature, args, i))
+    return builder.bitcast(builder.gep(bytes_, [start]), data.type)
+
+
 def function_of(builder: Any, kind: Any, name: str) -> Any:
     """Return a function of LLVM's, to a writer."""
     return cgutils.get_or_insert_function(builder.module, kind, name)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from dkmeans._kernels import sums as sum_kernels
-from dkmeans._kernels.compile import JIT, array_of, intrinsic, stride_of
+from dkmeans._kernels.compile import JIT, array_of, intrinsic, row_of
 from dkmeans._kernels.writer import BYTES, INDEX, Writer, constant, like
 
 Float64 = npt.NDArray[np.float64]
@@ -99,12 +99,9 @@ class _Offsets(Writer):
     def __init__(self, context: Any, builder: Any, signature: Any, args: Any, shift: int) -> None:
         self._kinds = signature.args[0].dtype, signature.args[shift].dtype
         super().__init__(context, builder, self._kinds[1])
-        data, shape = array_of(context, builder, signature, args, 0)
-        start = builder.mul(args[1], stride_of(context, builder, signature, args, 0))
-        bytes_ = builder.bitcast(data, ir.IntType(8).as_pointer())
-        self._row = builder.bitcast(builder.gep(bytes_, [start]), data.type)
+        self._row = row_of(context, builder, signature, args, 0, args[1])
         self._shift = array_of(context, builder, signature, args, shift)[0]
-        self.n_features = shape[1]
+        self.n_features = array_of(context, builder, signature, args, 0)[1][1]
 
     def read(self, data: Any, place: Any, n: int) -> Any:
         """Read `n` numbers, a vector, or one alone."""

@@ -117,6 +117,24 @@ def _take(rows: Rows, places: Int64, block: Rows) -> None:
         places[i] = i
 
 
+@kernel
+def pack(
+    names: Int64, n: int, centers: Floats, halves: Floats, chosen: Floats, chosen_halves: Floats
+) -> None:
+    """Pack the first `n` centres that `names` tells, at least one, as `vectors.pack` packs all.
+
+    `centers` and `halves` are those of all; `chosen` and `chosen_halves` are OUT.
+    """
+    size = vectors.GROUP
+    for i in range(-(-n // size) * size):
+        chosen_halves[i] = np.inf
+        if i < n:
+            c = names[i]
+            chosen_halves[i] = halves[c]
+            for j in range(centers.shape[1]):
+                chosen[i // size, j, i % size] = centers[c // size, j, c % size]
+
+
 @inline
 def _safe_rows(rows: Rows, block: Rows) -> Any:
     """Return how many of the first rows can be read as wide as `block` is, where they lie."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from dkmeans._kernels.compile import JIT, array_of, intrinsic, kernel, stride_of
+from dkmeans._kernels.compile import JIT, array_of, intrinsic, kernel, row_of, stride_of
 from dkmeans._kernels.writer import BYTES, INDEX, INT32, Writer
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -348,16 +348,9 @@ def _write_squares(
 
 def _starts(context: Any, builder: Any, signature: Any, args: Any, n: int) -> list[Any]:
     """Return the addresses of the rows to be transposed."""
-    data, _ = array_of(context, builder, signature, args, 0)
     places, _ = array_of(context, builder, signature, args, 1)
-    stride = stride_of(context, builder, signature, args, 0)
-    bytes_ = builder.bitcast(data, ir.IntType(8).as_pointer())
-    starts = []
-    for i in range(n):
-        place = builder.load(builder.gep(places, [INDEX(i)]))
-        start = builder.gep(bytes_, [builder.mul(place, stride)])
-        starts.append(builder.bitcast(start, data.type))
-    return starts
+    rows = (builder.load(builder.gep(places, [INDEX(i)])) for i in range(n))
+    return [row_of(context, builder, signature, args, 0, row) for row in rows]
 
 
 transpose = intrinsic(transpose_plainly, _write_transpose, (5,)) if JIT else transpose_plainly
