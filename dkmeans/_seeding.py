@@ -1,14 +1,11 @@
 """Where k-means starts: initial centres chosen among weighted points."""
 
-import os
-import threading
-import weakref
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans import _seeding_tiles as _tiles
 from dkmeans._kernels import points as kernels
 from dkmeans._passes_threads import in_threads
 
@@ -56,27 +53,22 @@ def choose(
 ) -> Int64:
     """Return the indices of the points that `kmeans_plusplus` chooses, from `n_trials` each."""
     n_trials = n_trials or 2 + int(np.log(n_clusters))
-    tiles, scale = _tiled.of(points)
-    weights = np.append(weights, np.zeros(len(tiles) * kernels.LANES - len(points)))
-    weights = weights.reshape(len(tiles), kernels.LANES)
-    closest = np.ones(weights.shape, tiles.dtype)
+    tiles = _tiles.of(points, n_clusters)
+    spread = np.zeros(tiles.shape)
+    spread.ravel()[: len(points)] = weights[tiles.order]
+    closest = np.ones(tiles.shape, tiles.values.dtype)
     n_parts = _PARTS if points.size > _SMALL else 1
-    shares = weights.sum(axis=1)  # of each tile in the next draw
-    # Colours that follow one another are near each other, so boxes around them are small.
-    is_boxed = points.shape[1] == 3  # noqa: PLR2004 - of a colour
-    boxes = np.stack([tiles.min(axis=2), tiles.max(axis=2)], axis=1)[: len(tiles) * is_boxed]
-    farthest = np.full(len(tiles), np.inf, tiles.dtype)
-    cuts = np.linspace(0, len(tiles), n_parts + 1, dtype=int).tolist()
-    parts = [
-        (tiles[a:b], boxes[a:b], weights[a:b], closest[a:b], farthest[a:b], shares[a:b])
-        for a, b in pairwise(cuts)
-    ]
+    shares = spread.sum(axis=1)  # of each tile in the next draw
+    farthest = np.full(len(shares), np.inf, closest.dtype)
+    cuts = np.linspace(0, len(shares), n_parts + 1, dtype=int).tolist()
+    state = tiles.values, tiles.boxes, spread, closest, farthest, shares
 
     def potentials(candidates: Int64, totals: Float64) -> Float64:
-        places = points[candidates].astype(tiles.dtype) * scale
+        places = tiles.at(candidates)
 
         def one(number: int) -> None:
-            kernels.potentials(*parts[number], places, totals[number])
+            first, last = cuts[number : number + 2]
+            kernels.potentials(*state, first, last, places, totals[number])
 
         in_threads(one, range(n_parts))
         sums: Float64 = totals.sum(axis=0)
@@ -85,69 +77,21 @@ def choose(
     def draw(uniforms: Float64) -> Int64:
         """Draw points, with chances in proportion to their weighted distances."""
         drawn = np.empty(uniforms.size, np.int64)
-        kernels.draw(uniforms, shares, weights, closest, drawn)
+        kernels.draw(uniforms, shares, spread, closest, drawn)
         return drawn
 
     def add(center: Int64) -> None:
         potentials(center, np.empty((n_parts, 0)))
 
     chosen = draw(rng.uniform(size=1))
-    closest[weights > 0] = np.inf
+    closest[spread > 0] = np.inf
     add(chosen)
     for uniforms in rng.uniform(size=(n_clusters - 1, n_trials)):
         candidates = draw(uniforms)
         best = np.argmin(potentials(candidates, np.empty((n_parts, n_trials))))
         chosen = np.append(chosen, candidates[best])
         add(chosen[-1:])
-    return chosen
-
-
-class _Tiled:
-    """Points as kernels take them, shared by those who choose among the same at the same time.
-
-    Two starts side by side that had a copy each would read more than processors cache.
-    """
-
-    def __init__(self) -> None:
-        self.forget()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.forget)
-
-    def forget(self) -> None:
-        """Begin anew, as where another thread had the lock when this process was forked."""
-        self._lock = threading.Lock()
-        self._last: tuple[Any, Any, Any] = (lambda: None), (lambda: None), 0
-
-    def of(self, points: Points) -> tuple[Points, Any]:
-        """Return tiles of points, and how they were scaled."""
-        with self._lock:
-            given, made, scale = self._last
-            tiles = made() if given() is points else None
-            if tiles is None:
-                tiles, scale = _tiles(points)
-                self._last = weakref.ref(points), weakref.ref(tiles), scale
-            return tiles, scale
-
-
-_tiled = _Tiled()
-
-
-def _tiles(points: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Any]:
-    """Return points as kernels take them, and how they were scaled.
-
-    Points of float64 stay what they are. Others, all exact in float32, are compared in it, twice
-    as fast; so that squares neither overflow nor vanish, they are brought to about one, by a power
-    of two.
-    """
-    dtype = np.dtype(np.float64 if points.dtype == np.float64 else np.float32)
-    scale = dtype.type(1)
-    points = points.astype(dtype, copy=False)
-    if dtype == np.float32:
-        largest = float(np.abs(points).max(initial=0))
-        scale = dtype.type(2.0 ** -np.clip(np.frexp(largest)[1], -126, 126))
-    tiles = np.zeros((-(-len(points) // kernels.LANES), points.shape[1], kernels.LANES), dtype)
-    kernels.transpose(points, scale, tiles)
-    return tiles, scale
+    return tiles.order[chosen].astype(np.int64)
 
 
 def random(points: Points, weights: Float64, n_clusters: int, rng: np.random.Generator) -> Float64:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dkmeans._kernels import colours, octree, points
+from dkmeans._kernels import colours, neighbours, octree, points
 from dkmeans._summary import words
 
 PLAIN = bool(os.environ.get("NUMBA_DISABLE_JIT"))
@@ -447,7 +447,7 @@ def weighted_points(d, dtype="float64", n=2 * points.LANES):
     weights[-20:] = 0
     x = rng.normal(0, 100, (n, d)).astype(dtype)
     tiles = np.empty((n // points.LANES, d, points.LANES), dtype)
-    points.transpose(frozen(x), x.dtype.type(0.5), tiles)
+    points.transpose(frozen(x), np.arange(n, dtype=np.int32), x.dtype.type(0.5), tiles)
     return frozen(x), frozen(tiles), frozen(weights)
 
 
@@ -460,27 +460,29 @@ def squared_distances(a, b):
     return ((a[:, None, :].astype(np.float64) - b[None, :, :]) ** 2).sum(axis=-1)
 
 
-def boxes_of(tiles, *, are_given=True):
-    """Return the boxes around the points of each tile, or none."""
-    return np.stack([tiles.min(axis=2), tiles.max(axis=2)], axis=1)[: len(tiles) * are_given]
-
-
-POINTS_AND_BOXES = pytest.mark.parametrize(
-    ("d", "are_boxed"), [(1, False), (2, False), (3, False), (3, True), (7, False), (8, False)]
-)
+def boxes_of(tiles, *, are_known=True):
+    """Return the boxes around the points of each tile, or, if they are not known, around all."""
+    n = -(-len(tiles) // points.LANES) * points.LANES
+    boxes = np.zeros((n, 2, tiles.shape[1]), tiles.dtype)
+    boxes[: len(tiles), 0], boxes[: len(tiles), 1] = tiles.min(axis=2), tiles.max(axis=2)
+    if not are_known:
+        boxes[:] = [[-np.inf], [np.inf]]
+    groups = boxes.reshape(-1, points.LANES, *boxes.shape[1:]).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(groups)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@POINTS_AND_BOXES
-def test_potentials_are_what_candidates_would_leave(d, are_boxed, dtype):
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 8])
+def test_potentials_are_what_candidates_would_leave(d, dtype):
     x, tiles, weights = weighted_points(d, dtype)
     candidates = frozen(x[[0, 5, 90]] / 2)
-    totals, boxes = np.empty(3), boxes_of(tiles, are_given=are_boxed)
+    totals = np.empty(3)
     for closest in (np.full(len(x), np.inf), squared_distances(x, x[:2]).min(axis=1) / 4):
         closest = np.where(weights > 0, closest, 0).astype(dtype)  # noqa: PLW2901 - of this dtype
         before, farthest = lanes(closest), lanes(closest).max(axis=1)
-        state = lanes(weights), before, farthest, (lanes(weights) * before).sum(axis=1)
-        points.potentials(tiles, boxes, *state, candidates, totals)
+        shares = (lanes(weights) * before).sum(axis=1)
+        state = boxes_of(tiles), lanes(weights), before, farthest, shares, 0, len(tiles)
+        points.potentials(tiles, *state, candidates, totals)
         np.testing.assert_array_equal(before.ravel(), closest)
         left = np.minimum(squared_distances(x, x[[0, 5, 90]]) / 4, closest[:, None])
         np.testing.assert_allclose(
@@ -489,15 +491,15 @@ def test_potentials_are_what_candidates_would_leave(d, are_boxed, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@POINTS_AND_BOXES
-def test_a_center_lowers_the_distances(d, are_boxed, dtype):
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 8])
+def test_a_center_lowers_the_distances(d, dtype):
     x, tiles, weights = weighted_points(d, dtype)
     closest = lanes(np.where(weights > 0, np.inf, 0).astype(dtype))
     nothing, shares = np.empty(0), np.empty(len(tiles))
-    farthest, boxes = np.full(len(tiles), np.inf, dtype), boxes_of(tiles, are_given=are_boxed)
+    farthest = np.full(len(tiles), np.inf, dtype)
+    state = boxes_of(tiles), lanes(weights), closest, farthest, shares, 0, len(tiles)
     for center in (4, 17, 4):
-        state = lanes(weights), closest, farthest, shares
-        points.potentials(tiles, boxes, *state, x[[center]] / 2, nothing)
+        points.potentials(tiles, *state, x[[center]] / 2, nothing)
     expected = squared_distances(x, x[[4, 17]]).min(axis=1) / 4
     rtol = 1e-12 if dtype == "float64" else 1e-5
     np.testing.assert_allclose(closest.ravel()[:-20], expected[:-20], rtol=rtol)
@@ -508,26 +510,64 @@ def test_a_center_lowers_the_distances(d, are_boxed, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("spread", [1e-3, 1.0, 1e3])
-def test_boxes_only_spare_work(spread, dtype):
+@pytest.mark.parametrize(("d", "n_tiles"), [(3, 40), (6, 150)])
+def test_boxes_only_spare_work(d, n_tiles, spread, dtype):
     """Tiles of points near each other end as without boxes, bit by bit, centre after centre."""
     rng = np.random.default_rng(0)
-    middles = rng.uniform(0, 255, (40, 1, 3))
-    x = (middles + spread * rng.uniform(-1, 1, (40, points.LANES, 3))).reshape(-1, 3).astype(dtype)
-    tiles = np.empty((40, 3, points.LANES), dtype)
-    points.transpose(x, x.dtype.type(1), tiles)
+    middles = rng.uniform(0, 255, (n_tiles, 1, d))
+    x = middles + spread * rng.uniform(-1, 1, (n_tiles, points.LANES, d))
+    x = x.reshape(-1, d).astype(dtype)
+    tiles = np.empty((n_tiles, d, points.LANES), dtype)
+    points.transpose(x, np.arange(len(x), dtype=np.int32), x.dtype.type(1), tiles)
     weights = lanes(rng.uniform(1, 9, len(x)))
     ends = []
-    for boxes in (boxes_of(tiles), boxes_of(tiles, are_given=False)):
-        closest, farthest = lanes(np.full(len(x), np.inf, dtype)), np.full(40, np.inf, dtype)
-        shares, nothing, trials = np.empty(40), np.empty(0), np.empty((30, 4))
+    for are_known in (True, False):
+        closest, farthest = lanes(np.full(len(x), np.inf, dtype)), np.full(n_tiles, np.inf, dtype)
+        shares, nothing, trials = np.empty(n_tiles), np.empty(0), np.zeros((30, 4))
+        state = boxes_of(tiles, are_known=are_known), weights, closest, farthest, shares
+        cuts = (0, 30, n_tiles)  # as threads share the tiles
         for number, center in enumerate(np.random.default_rng(1).choice(len(x), 30)):
-            state = weights, closest, farthest, shares
-            points.potentials(tiles, boxes, *state, x[[center]], nothing)
-            points.potentials(tiles, boxes, *state, x[center : center + 4], trials[number])
+            for part in pairwise(cuts):
+                points.potentials(tiles, *state, *part, x[[center]], nothing)
+            for part in pairwise(cuts):
+                found = np.empty(4)
+                points.potentials(tiles, *state, *part, x[center : center + 4], found)
+                trials[number] += found
         ends.append((closest, farthest, shares, trials))
     for with_boxes, without in zip(ends[0][:3], ends[1][:3], strict=True):
         np.testing.assert_array_equal(with_boxes, without)
     np.testing.assert_allclose(ends[0][3], ends[1][3], rtol=1e-12)  # added in another order
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("n", "size"), [(1, 64), (64, 64), (65, 64), (1000, 64), (3000, 7), (512, 1)]
+)
+def test_neighbours_follow_each_other(n, size, dtype):
+    """The least bits of a k-d tree: at each cut, what lies before it is not beyond what follows."""
+    x = frozen(np.random.default_rng(n).integers(0, 30, (n, 3)).astype(dtype))
+    order, keys = np.arange(n, dtype=np.int32), np.empty(n, dtype)
+    neighbours.sort(x, size, order, keys)
+    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    todo = [(0, n)]
+    while todo:
+        start, stop = todo.pop()
+        if stop - start <= size:
+            continue
+        middle = start + max((stop - start) // (2 * size), 1) * size
+        before, after = x[order[start:middle]], x[order[middle:stop]]
+        assert (before.max(axis=0) <= after.min(axis=0)).any()
+        todo += [(start, middle), (middle, stop)]
+    again = np.arange(n, dtype=np.int32)
+    neighbours.sort(x, size, again, keys)
+    np.testing.assert_array_equal(again, order)
+
+
+def test_points_are_halved_where_they_vary_most():
+    x = np.random.default_rng(0).normal(0, [1, 50, 2], (128, 3))
+    order = np.arange(128, dtype=np.int32)
+    neighbours.sort(x, 64, order, np.empty(128))
+    assert x[order[:64], 1].max() <= x[order[64:], 1].min()
 
 
 @pytest.mark.parametrize("d", [1, 3, 7])

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import kmeans_plusplus as peer
 
-from dkmeans import _seeding
+from dkmeans import _seeding_tiles
 from dkmeans._kernels import points as kernels
 from dkmeans._seeding import choose, kmeans_plusplus
 
@@ -135,35 +136,67 @@ def test_any_scale_of_float32_chooses_the_same(scale):
 def test_starts_at_the_same_time_share_their_points(monkeypatch):
     points = np.random.default_rng(0).normal(size=(500, 5)).astype(np.float32)
     weights, made, both = np.ones(500), [], threading.Barrier(2, timeout=30)
-    tile, draw = _seeding._tiles, kernels.draw
+    tile, draw = _seeding_tiles._made, kernels.draw
 
-    def counted(points):
-        made.append(points)
-        return tile(points)
+    def counted(points, *, are_sorted):
+        tiles = tile(points, are_sorted=are_sorted)
+        made.append(weakref.ref(tiles))
+        return tiles
 
     def together(*args):
         if args[0].size == 1:  # the first draw
             both.wait()
         draw(*args)
 
-    alone = [choose(points, weights, 7, np.random.default_rng(i)) for i in range(2)]
-    monkeypatch.setattr(_seeding, "_tiles", counted)
+    alone = [choose(points.copy(), weights, 7, np.random.default_rng(i)) for i in range(2)]
+    monkeypatch.setattr(_seeding_tiles, "_made", counted)
     monkeypatch.setattr(kernels, "draw", together)
     with ThreadPoolExecutor(2) as pool:
         rngs = [np.random.default_rng(i) for i in range(2)]
-        found = list(pool.map(lambda rng: choose(points, weights, 7, rng), rngs))
+        found = list(pool.map(choose, [points] * 2, [weights] * 2, [7] * 2, rngs))
     np.testing.assert_array_equal(found, alone)
-    assert len(made) == 1
     monkeypatch.setattr(kernels, "draw", draw)
-    choose(points, weights, 7, np.random.default_rng(0))
-    assert len(made) == 2  # nothing is kept when nobody needs it
+    choose(points, weights, 7, np.random.default_rng(0))  # later, as long as there are the points
+    assert len(made) == 1
+    del points
+    assert made[0]() is None
+
+
+@pytest.mark.parametrize("d", [1, 2, 8, 70])
+@pytest.mark.parametrize("are_near", [False, True])
+def test_tiles_hold_all_points(d, are_near):
+    """Sorted where many products are to come, unless neighbours follow each other as they are."""
+    points = np.random.default_rng(0).normal(0, 1000, (3000, d)).astype(np.float32)
+    if are_near:
+        points = np.sort(points, axis=0)
+    for n_clusters in (1, 600):
+        tiles = _seeding_tiles.of(points, n_clusters)
+        is_sorted = n_clusters * d >= 512 and not are_near
+        assert np.array_equal(tiles.order, np.arange(3000)) != is_sorted
+        np.testing.assert_array_equal(np.sort(tiles.order), np.arange(3000))
+        factor = tiles.at(np.zeros(1, np.int64))[0, 0] / points[tiles.order[0], 0]
+        np.testing.assert_array_equal(tiles.at(np.arange(3000)), points[tiles.order] * factor)
+        if is_sorted and d < 8:
+            assert tiles.are_near
+
+
+@pytest.mark.parametrize("d", [3, 8])
+def test_draws_hit_the_points_that_are_meant_though_they_are_sorted(d):
+    """Of far more clusters than are drawn elsewhere here: each blob gets one centre."""
+    middles = np.random.default_rng(1).permutation(200)[:, None] * np.full(d, 1000.0)
+    points = middles[np.random.default_rng(2).integers(200, size=20_000)]
+    points = (points + np.random.default_rng(3).normal(size=points.shape)).astype(np.float32)
+    weights = np.ones(len(points))
+    weights[points[:, 0] > 150_500] = 0.5
+    centers = kmeans_plusplus(points, weights, 200, np.random.default_rng(0))
+    assert sorted(np.rint(centers[:, 0] / 1000)) == list(range(200))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 def test_a_process_forked_while_points_are_shared_chooses_too():
     points, weights = blobs()
-    with _seeding._tiled._lock:  # as a thread of the parent has it
+    with _seeding_tiles._shared._lock:  # as a thread of the parent has it
         child = os.fork()
         if child == 0:
             chosen = choose(points, weights, 3, np.random.default_rng(0))

@@ -8,17 +8,18 @@ from dkmeans._kernels.compile import kernel
 
 Float64 = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32] | Float64
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 LANES = 64
 
 
 @kernel
-def transpose(points: Floats, scale: float, tiles: Floats) -> None:
-    """Write points, (n, d), times `scale` to tiles, OUT (m, d, LANES), m * LANES at least n."""
-    for i in range(points.shape[0]):
+def transpose(points: Floats, order: Int32, scale: float, tiles: Floats) -> None:
+    """Write points, (n, d), in this order, times `scale` to tiles, OUT (m, d, LANES)."""
+    for i in range(order.size):
         for j in range(points.shape[1]):
-            tiles[i // LANES, j, i % LANES] = points[i, j] * scale
+            tiles[i // LANES, j, i % LANES] = points[order[i], j] * scale
 
 
 @kernel
@@ -29,6 +30,8 @@ def potentials(
     closest: Floats,
     farthest: Floats,
     shares: Float64,
+    first: int,
+    last: int,
     candidates: Floats,
     totals: Float64,
 ) -> None:
@@ -40,57 +43,74 @@ def potentials(
         (m, d, LANES), (m, LANES) and (m, LANES): the points; the last holds each point's squared
         distance to its nearest centre so far, or infinity. Points of weight 0 fill up.
     boxes
-        (m, 2, 3): the least and the greatest coordinates in each tile, or empty. Tiles that lie
-        farther from a candidate than their points from their centres are not looked into.
+        (groups, 2, d, LANES): the least and the greatest coordinates in each tile; so many tiles
+        are a group. Those that lie farther from a candidate than their points from their centres
+        are not looked into.
     farthest, shares
         (m,): the greatest of `closest` and its weighted sum, of each tile.
+    first, last
+        The tiles to look at, the last one not included.
     candidates
         (t, d).
     totals
         OUT (t,), or empty: then the only candidate becomes a centre, and `closest`, `farthest` and
         `shares` are lowered to what they are with it.
     """
-    n_candidates, d = candidates.shape
+    n_candidates = candidates.shape[0]
     sums = np.zeros((n_candidates, LANES))
+    gaps = np.empty((n_candidates, LANES), tiles.dtype)
+    near, names = np.empty_like(candidates), np.empty(n_candidates, np.int64)
     distances = np.empty((n_candidates, LANES), tiles.dtype)
     zero = np.zeros(1, tiles.dtype)[0]
-    becomes_center = totals.size == 0
     totals[:] = 0
     # Lanes are independent, so they run as vectors, and their order never changes.
-    for tile in range(tiles.shape[0]):
-        if boxes.size == 0:
-            t = 0
-            while t < n_candidates:
-                n = 4 if t + 4 <= n_candidates else 2 if t + 2 <= n_candidates else 1
-                vectors.squares(tiles, tile, candidates, t, n, distances)
-                t += n
+    for tile in range(first, last):
+        if tile == first or tile % LANES == 0:
+            outside(boxes, tile // LANES, candidates, gaps)
+        n = 0
         for t in range(n_candidates):
-            if boxes.size > 0:
-                # Added up as the distances below are: rounded as they are, none can be less.
-                gap = zero
-                for j in range(d):
-                    x = candidates[t, j]
-                    beside = max(boxes[tile, 0, j] - x, x - boxes[tile, 1, j], zero)
-                    gap += beside * beside
-                if gap >= farthest[tile]:
-                    if not becomes_center:
-                        totals[t] += shares[tile]
-                    continue
-                vectors.squares(tiles, tile, candidates, t, 1, distances)
-            if becomes_center:
-                share, most = 0.0, zero
+            if gaps[t, tile % LANES] < farthest[tile]:
+                near[n], names[n] = candidates[t], t
+                n += 1
+            elif totals.size > 0:
+                totals[t] += shares[tile]
+        at = 0
+        while at < n:
+            abreast = 4 if at + 4 <= n else 2 if at + 2 <= n else 1
+            vectors.squares(tiles, tile, near, at, abreast, distances)
+            at += abreast
+        if totals.size > 0:
+            for i in range(n):
                 for lane in range(LANES):
-                    closest[tile, lane] = min(closest[tile, lane], distances[t, lane])
-                    share += weights[tile, lane] * closest[tile, lane]
-                    most = max(most, closest[tile, lane])
-                shares[tile], farthest[tile] = share, most
-            else:
-                for lane in range(LANES):
-                    nearest = min(closest[tile, lane], distances[t, lane])
-                    sums[t, lane] += weights[tile, lane] * nearest
+                    nearest = min(closest[tile, lane], distances[i, lane])
+                    sums[names[i], lane] += weights[tile, lane] * nearest
+        elif n > 0:
+            share, most = 0.0, zero
+            for lane in range(LANES):
+                closest[tile, lane] = min(closest[tile, lane], distances[0, lane])
+                share += weights[tile, lane] * closest[tile, lane]
+                most = max(most, closest[tile, lane])
+            shares[tile], farthest[tile] = share, most
     for t in range(totals.size):
         for lane in range(LANES):
             totals[t] += sums[t, lane]
+
+
+@kernel
+def outside(boxes: Floats, group: int, candidates: Floats, gaps: Floats) -> None:
+    """Write how far candidates lie outside the boxes of a group, squared: OUT (t, LANES).
+
+    The features are added up as in `vectors.squares`: rounded as they are, none can be less.
+    """
+    zero = np.zeros(1, boxes.dtype)[0]
+    for t in range(candidates.shape[0]):
+        total = gaps[t]
+        total[:] = 0
+        for j in range(candidates.shape[1]):
+            low, high, x = boxes[group, 0, j], boxes[group, 1, j], candidates[t, j]
+            for lane in range(LANES):
+                beside = max(low[lane] - x, x - high[lane], zero)
+                total[lane] += beside * beside
 
 
 @kernel

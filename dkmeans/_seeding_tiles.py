@@ -1,0 +1,124 @@
+"""Points as the kernels of k-means++ take them: in tiles of neighbours, and the box around each."""
+
+import os
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dkmeans._kernels import neighbours
+from dkmeans._kernels.points import LANES, transpose
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Points = npt.NDArray[Any]
+
+_LEAST_PRODUCTS = 512  # a point; of less, to sort points takes as long as it spares
+_NEAR = 0.1  # as a share of the square of how wide all points are: so wide tiles are at most
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Points in some order, by tiles; zeros fill up the last one.
+
+    Attributes
+    ----------
+    values
+        (m, d, LANES).
+    boxes
+        (groups, 2, d, LANES): the least and the greatest coordinates in each tile, by groups of
+        LANES tiles. The last ones of the last group are those of no tile.
+    order
+        (n,): which points they are.
+    """
+
+    values: Points
+    boxes: Points
+    order: Int32
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many tiles there are, and points in each."""
+        return len(self.values), LANES
+
+    @property
+    def are_near(self) -> bool:
+        """Whether the points of a tile are near each other."""
+        low, high = self.boxes[:, 0], self.boxes[:, 1]
+        whole = high.max(axis=(0, 2)) - low.min(axis=(0, 2))
+        return bool(((high - low) ** 2).sum() <= _NEAR * len(self.values) * (whole**2).sum())
+
+    def at(self, places: Int64) -> Points:
+        """Return the points at some places of the order, (t, d)."""
+        return np.ascontiguousarray(self.values[places // LANES, :, places % LANES])
+
+
+def of(points: Points, n_clusters: int) -> Tiles:
+    """Return points as tiles, from which so many clusters are chosen.
+
+    They are sorted where that is worth it. Who asks for those of the same points as others, in
+    whatever thread, gets the same ones: two copies would be more than processors cache. They are
+    kept as long as the points are.
+    """
+    return _shared.of(points, are_sorted=n_clusters * points.shape[1] >= _LEAST_PRODUCTS)
+
+
+class _Shared:
+    """The tiles that were made last, for as long as their points live."""
+
+    def __init__(self) -> None:
+        self.forget()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Begin anew, as where another thread had the lock when this process was forked."""
+        self._lock = threading.Lock()
+        self._points: Any = lambda: None  # as a weak reference is called
+        self._tiles: dict[bool, Tiles] = {}
+
+    def of(self, points: Points, *, are_sorted: bool) -> Tiles:
+        with self._lock:
+            if self._points() is not points:
+                made: dict[bool, Tiles] = {}  # its own: when the points die, none waits for a lock
+                self._points = weakref.ref(points, lambda _: made.clear())
+                self._tiles = made
+            if are_sorted not in self._tiles:
+                self._tiles[are_sorted] = _made(points, are_sorted=are_sorted)
+            return self._tiles[are_sorted]
+
+
+_shared = _Shared()
+
+
+def _made(points: Points, *, are_sorted: bool) -> Tiles:
+    """Return tiles of points that are sorted, if they are not near each other as they come.
+
+    Points of float64 stay what they are. Others, all exact in float32, are compared in it, twice
+    as fast; so that squares neither overflow nor vanish, they are brought to about one, by a power
+    of two.
+    """
+    dtype = np.dtype(np.float64 if points.dtype == np.float64 else np.float32)
+    scale = dtype.type(1)
+    points = points.astype(dtype, copy=False)
+    if dtype == np.float32:
+        largest = float(np.abs(points).max(initial=0))
+        scale = dtype.type(2.0 ** -np.clip(np.frexp(largest)[1], -126, 126))
+    order = np.arange(len(points), dtype=np.int32)
+    tiles = _tiled(points, order, scale)
+    if are_sorted and not tiles.are_near:
+        neighbours.sort(points, LANES, order, np.empty(len(points), dtype))
+        tiles = _tiled(points, order, scale)
+    return tiles
+
+
+def _tiled(points: Points, order: Int32, scale: Any) -> Tiles:
+    values = np.zeros((-(-len(points) // LANES), points.shape[1], LANES), points.dtype)
+    transpose(points, order, scale, values)
+    boxes = np.zeros((-(-len(values) // LANES) * LANES, 2, points.shape[1]), points.dtype)
+    boxes[: len(values), 0], boxes[: len(values), 1] = values.min(axis=2), values.max(axis=2)
+    groups = boxes.reshape(-1, LANES, *boxes.shape[1:]).transpose(0, 2, 3, 1)
+    return Tiles(values, np.ascontiguousarray(groups), order)
