@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
@@ -21,6 +20,8 @@ _POINTS_PER_CLUSTER = 16
 _SPREAD_WITHIN = 0.1
 _ROUGHLY = 10  # times `tol`: where runs end that others go on from
 _AT_FIRST = 2  # restarts, before it is known whether the points will do
+_TRIAL = 5  # iterations, after which restarts are judged
+_FINALISTS, _PER_FINALIST = 2, 8  # at least, and of so many restarts one: they run to the end
 
 RELAXATION = 1.4  # where the steps need not be scikit-learn's; see `relaxed`
 
@@ -136,6 +137,7 @@ def solve(
     seed: int = 0,
     watch: Watch | None = None,
     relaxation: float = 1.0,
+    halving: bool = False,
 ) -> Solution:
     """Find the centres that minimise the inertia over the points of a summary.
 
@@ -166,46 +168,88 @@ def solve(
     relaxation
         How far centres move, as a multiple of the way to the mean of their points: 1 as in
         scikit-learn. See `relaxed`.
+    halving
+        Whether starts that are behind after a few iterations, most of them, end there if it is not
+        on the exact points (K. Jamieson, A. Talwalkar, "Non-stochastic best arm identification and
+        hyperparameter optimization", AISTATS 2016, section 3).
     """
     scaled_tol = tol * summary.mean_variance if tol else 0.0
-
-    def run(centers: Float64, depth: int) -> Solution:
-        enough = scaled_tol if depth == summary.depths[-1] else _ROUGHLY * scaled_tol
-        return _iterate(
-            summary,
-            centers,
-            depth,
-            max_iter=max_iter,
-            tol=enough,
-            watch=watch,
-            relaxation=relaxation,
-        )
-
+    runs = _Runs(
+        summary, n_clusters, seeding, max_iter, scaled_tol, seed, watch, relaxation, halving
+    )
     if init is not None:
-        return run(init, summary.depths[-1])
+        return runs.go(init, summary.depths[-1])
     depths = [
         d for d in summary.depths if summary.n_points_at(d) >= _POINTS_PER_CLUSTER * n_clusters
     ]
     depths = depths or [summary.depths[-1]]
-
-    def restart(depth: int, number: int) -> Solution:
-        points, weights = summary.points(depth)
-        rng = np.random.default_rng([seed, number])
-        return run(seeding(points, weights, n_clusters, rng), depth)
-
-    def restarts(depth: int, numbers: range) -> list[Solution]:
-        return in_threads(partial(restart, depth), numbers)
-
-    first = restarts(depths[0], range(min(n_init, _AT_FIRST)))
+    first = runs.begin(range(min(n_init, _AT_FIRST)), n_init, depths[0])
     while summary.spread_within(depths[0]) > _SPREAD_WITHIN * first[0].inertia:
         # Clusters are hardly larger than the cubes that are the points here: they are too coarse.
         depths = depths[1:]
-        first = restarts(depths[0], range(min(n_init, _AT_FIRST)))
-    others = restarts(depths[0], range(_AT_FIRST, n_init))
-    best = min([*first, *others], key=lambda solution: solution.inertia)
+        first = runs.begin(range(min(n_init, _AT_FIRST)), n_init, depths[0])
+    found = [*first, *runs.begin(range(_AT_FIRST, n_init), n_init, depths[0])]
+    best = runs.best(found, depths[0])
     for depth in depths[1:]:
-        best = run(best.centers, depth)
+        best = runs.go(best.centers, depth)
     return best
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Runs over a summary, and what they have in common; see `solve`. `tol` is scaled."""
+
+    summary: Summary[Any]
+    n_clusters: int
+    seeding: Seeding
+    max_iter: int
+    tol: float
+    seed: int
+    watch: Watch | None
+    relaxation: float
+    halving: bool
+
+    def go(self, centers: Float64, depth: int, max_iter: int | None = None) -> Solution:
+        """Run from centres; before the last depth, until it is roughly done."""
+        return _iterate(
+            self.summary,
+            centers,
+            depth,
+            max_iter=self.max_iter if max_iter is None else max_iter,
+            tol=self.tol if depth == self.summary.depths[-1] else _ROUGHLY * self.tol,
+            watch=self.watch,
+            relaxation=self.relaxation,
+        )
+
+    def begin(self, numbers: range, n_init: int, depth: int) -> list[Solution]:
+        """Run from the starts of these numbers, of `n_init`: to the end, or far enough to judge."""
+        points, weights = self.summary.points(depth)
+        most = min(_TRIAL, self.max_iter) if self._n_best(n_init, depth) < n_init else self.max_iter
+
+        def one(number: int) -> Solution:
+            rng = np.random.default_rng([self.seed, number])
+            return self.go(self.seeding(points, weights, self.n_clusters, rng), depth, most)
+
+        return in_threads(one, numbers)
+
+    def best(self, found: list[Solution], depth: int) -> Solution:
+        """Return the best of all starts, of which the most promising ones go on to the end."""
+        n_best = self._n_best(len(found), depth)
+        if n_best < len(found):
+            rest = max(self.max_iter - _TRIAL, 0)
+            chosen = sorted(found, key=_inertia_of)[:n_best]
+            found = in_threads(lambda start: self.go(start.centers, depth, rest), chosen)
+        return min(found, key=_inertia_of)
+
+    def _n_best(self, n_init: int, depth: int) -> int:
+        """Return how many starts run to their end."""
+        if depth == self.summary.depths[-1] or not self.halving:
+            return n_init
+        return min(n_init, max(_FINALISTS, n_init // _PER_FINALIST))
+
+
+def _inertia_of(solution: Solution) -> float:
+    return solution.inertia
 
 
 def _iterate(

@@ -152,6 +152,7 @@ def _solve(
         seed=options.seed,
         watch=options.watch,
         relaxation=relaxation,
+        halving=True,
     )
 
 

@@ -227,6 +227,40 @@ def test_more_restarts_are_never_worse_on_the_points_they_run_on(rgb, monkeypatc
     assert results == sorted(results, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("n_init", "halving", "n_best"),
+    [(1, True, 1), (2, True, 2), (3, True, 2), (8, True, 2), (24, True, 3), (8, False, 8)],
+)
+def test_starts_that_fall_behind_end_early(rgb, n_init, halving, n_best, monkeypatch):
+    _, summary = rgb
+    runs, iterate = [], _lloyd._iterate
+
+    def noted(summary, centers, depth, *, max_iter, **options):
+        found = iterate(summary, centers, depth, max_iter=max_iter, **options)
+        runs.append((depth, max_iter, centers, found))
+        return found
+
+    monkeypatch.setattr(_lloyd, "_iterate", noted)
+    monkeypatch.setattr(_lloyd, "_SPREAD_WITHIN", np.inf)  # the first points will do
+    with dask.config.set(scheduler="synchronous"):
+        solution = solve(summary, 12, n_init=n_init, max_iter=50, seed=3, halving=halving)
+    first = [run for run in runs if run[0] == runs[0][0]]
+    short, long = first[:n_init], first[n_init:]
+    if n_best < n_init:
+        assert {run[1] for run in short} == {5}
+        assert len(long) == n_best
+        order = sorted((run[3].inertia, i) for i, run in enumerate(short))
+        for run, (_, i) in zip(long, order[:n_best], strict=True):
+            np.testing.assert_array_equal(run[2], short[i][3].centers)
+            assert run[1] == 45
+    else:
+        assert {run[1] for run in short} == {50}
+        assert not long
+    best = min(long or short, key=lambda run: run[3].inertia)
+    np.testing.assert_array_equal(runs[len(first)][2], best[3].centers)  # goes on from there
+    assert solution.centers is runs[-1][3].centers
+
+
 @pytest.mark.parametrize("k", [4, 32])
 def test_the_way_down_the_octree_is_as_good_as_scikit_learn(rgb, k):
     pixels, summary = rgb
