@@ -38,23 +38,16 @@ _LARGE = np.float32(2.0**100)  # no distance is more sure to be large than this
 @kernel
 def nearest_exactly(rows: Rows, row: int, shift: Float64, offsets: Float64) -> int:
     """Return the nearest centre of one row, by differences, ties to the lowest; -1 for NaN."""
-    label, best, last = -1, np.inf, offsets.shape[0] - 1
-    for c in range(0, offsets.shape[0], 4):  # four sums, so that none waits for another
-        c1, c2, c3 = min(c + 1, last), min(c + 2, last), min(c + 3, last)
-        totals = 0.0, 0.0, 0.0, 0.0
-        for j in range(rows.shape[1]):
-            x = np.float64(rows[row, j]) - shift[j]
-            d0, d1 = x - offsets[c, j], x - offsets[c1, j]
-            d2, d3 = x - offsets[c2, j], x - offsets[c3, j]
-            totals = (
-                totals[0] + d0 * d0, totals[1] + d1 * d1,
-                totals[2] + d2 * d2, totals[3] + d3 * d3,
-            )  # fmt: skip
-        if np.isnan(totals[0]):
+    offset, nowhere, square = np.empty((1, shift.size)), np.zeros(shift.size), np.empty(1)
+    for j in range(shift.size):
+        offset[0, j] = np.float64(rows[row, j]) - shift[j]
+    label, best = -1, np.inf
+    for c in range(offsets.shape[0]):
+        offset_kernels.square(offset, 0, nowhere, offsets, c, square, 0)
+        if np.isnan(square[0]):
             return -1
-        for i in range(4):
-            if totals[i] < best or label < 0:
-                label, best = min(c + i, last), totals[i]
+        if square[0] < best or label < 0:
+            label, best = c, square[0]
     return label
 
 

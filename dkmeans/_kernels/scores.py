@@ -16,6 +16,7 @@ Rows = npt.NDArray[Any]
 
 LANES = 256  # rows at a time
 _CACHED = 1 << 17  # bytes of centres
+_SLIGHTLY = np.float32(2.0**-10)  # more than rounding does to a length
 
 
 @kernel
@@ -151,8 +152,14 @@ def all_sure(
 ) -> bool:
     """Return whether the two scores of each of `n` lanes differ by more than `limits` allows."""
     n_sure = 0
-    for lane in range(n):
+    for lane in range(n):  # by more than it can be for any row: that is known sooner
         slack = precision * (np.sqrt(norms[lane]) + reach) * reach
+        n_sure += second[lane] - best[lane] > slack
+    if n_sure == n:
+        return True
+    n_sure = 0
+    for lane in range(n):
+        _, slack = _doubt(best[lane], norms[lane], precision, reach)
         n_sure += second[lane] - best[lane] > slack
     return n_sure == n
 
@@ -170,14 +177,26 @@ def limits(
     `precision_of` tells; offsets and centres are rounded themselves before.
     """
     for lane in range(n):
+        near, slack = _doubt(best[lane], norms[lane], precision, reach)
         length = np.sqrt(norms[lane]) + reach
-        slack = precision * length * reach
-        error = 2 * precision * length * length
-        near = norms[lane] + 2 * best[lane]
-        far = norms[lane] + 2 * second[lane]
+        far = norms[lane] + 2 * second[lane] - 2 * precision * length * length
         norms[lane] = second[lane] - best[lane] - slack
-        best[lane] = np.sqrt(max(near, 0) + error)
-        second[lane] = np.sqrt(max(far - error, 0))
+        best[lane] = near
+        second[lane] = np.sqrt(max(far, 0))
+
+
+@inline
+def _doubt(best: float, norm: float, precision: float, reach: float) -> Any:
+    """Return how far the nearest centre is at most, and how much rounding can do to two scores.
+
+    A centre that could be nearer than the one found is no farther off. So neither is longer than
+    the row and that distance together; most rows are much shorter than the largest centre.
+    """
+    length = np.sqrt(norm)
+    whole = length + reach
+    near = np.sqrt(max(norm + 2 * best, 0) + 2 * precision * whole * whole)
+    longest = min(reach, (length + near) * (1 + _SLIGHTLY))
+    return near, precision * (length + longest) * longest
 
 
 @inline
