@@ -37,8 +37,9 @@ def join_equal(
     order = np.lexsort((weights, hashes))  # by weight too, so that their sum is always the same
     hashes, weights = hashes[order], weights[order]
     repeated = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
-    is_equal = _taken(rows, order[repeated]) == _taken(rows, order[repeated - 1])
-    repeated = repeated[is_equal.all(axis=1)]
+    are_equal = np.empty(repeated.size, np.bool_)
+    kernels.compare(rows, order[repeated], order[repeated - 1], are_equal)
+    repeated = repeated[are_equal]
     if repeated.size:
         first = np.ones(len(rows), np.bool_)
         first[repeated] = False

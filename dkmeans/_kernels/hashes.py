@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from dkmeans._kernels.compile import inline, kernel
 
+Bools = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -149,3 +150,13 @@ def _place(seen: Any, value: Any) -> Any:
     while seen[place] != 0 and seen[place] != value:
         place = (place + np.uint64(1)) & mask
     return place
+
+
+@kernel
+def compare(rows: Rows, places: Int64, others: Int64, are_equal: Bools) -> None:
+    """Write whether the rows at some places, (m,), equal those at others: OUT (m,)."""
+    for i in range(places.size):
+        n_equal = 0
+        for j in range(rows.shape[1]):
+            n_equal += rows[places[i], j] == rows[others[i], j]
+        are_equal[i] = n_equal == rows.shape[1]
