@@ -144,15 +144,15 @@ def test_assign_finds_the_nearest_and_bounds_that_hold(n, d, k, dtype):
 
 
 @pytest.mark.parametrize("gap", [1e-7, 1e-5, 1e-3, 1e-1])
-@pytest.mark.parametrize("far", [1.0, 1e2, 1e4, 1e6])
-@pytest.mark.parametrize("d", [1, 3, 20])
+@pytest.mark.parametrize("far", [1.0, 1e3, 1e6])
+@pytest.mark.parametrize("d", [1, 20])
 def test_near_ties_are_told_apart_however_far_the_farthest_centre_is(d, far, gap):
     """Rows between two centres that rounding cannot tell apart, or just can, and one far away."""
     rng = np.random.default_rng(0)
     middles = rng.normal(size=(30, d)) * np.logspace(-3, 0, 30)[:, None] * far
     aside = rng.normal(size=(30, d)) * gap
     centers = np.concatenate([middles - aside, middles + aside, np.full((1, d), -3 * far)])
-    towards = middles + rng.uniform(-1, 1, (40, 30, 1)) * aside
+    towards = middles + rng.uniform(-1, 1, (8, 30, 1)) * aside
     x = frozen(np.concatenate([*towards, centers]).astype(np.float32))
     frame = frame_of(x)
     expected, _ = nearest(frame, x, centers)
