@@ -35,7 +35,8 @@ class KMeans(BaseKMeans):
     n_init
         How many starts to choose the best of. "auto" is 1, or 10 for "random" and functions; over
         data larger than a summary 1 becomes 8, since starts run on the summary, in memory, and
-        cost no pass.
+        cost no pass. Where they run on a part of the rows, only the best two, or an eighth of
+        them, go on after five iterations.
     max_iter
         The most iterations of a run.
     tol
@@ -86,11 +87,10 @@ class KMeans(BaseKMeans):
     features, all others are samples. They are read block by block in their own dtype.
 
     *Two regimes.* Data of up to ``max(131072, 5000 * n_clusters)`` rows, and at most 512 MiB, are
-    solved in memory with scikit-learn's rules. Of larger data a sample is, of
-    ``max(131072, 2000 * n_clusters)`` rows drawn in one pass by their numbers; its centres are
-    refined on all rows, a pass for each iteration. Integers
-    without weights of which few are distinct (8-bit colours, or not more than a summary holds) are
-    counted in one pass, and solved exactly.
+    solved in memory with scikit-learn's rules. Of larger data a sample of as many rows is, drawn in
+    one pass by their numbers; its centres are refined on all rows, a pass for each iteration.
+    Integers without weights of which few are distinct (8-bit colours, or not more than a summary
+    holds) are counted in one pass, and solved exactly.
 
     Sums are taken in integers and fixed point, so that their order is without effect; a weight of w
     equals w copies. The label of a row is that of the nearest centre by float64 differences.

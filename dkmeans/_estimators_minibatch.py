@@ -66,7 +66,7 @@ class MiniBatchKMeans(BaseKMeans):
     Notes
     -----
     `fit` reads the data once and keeps the summary that `KMeans` keeps: all rows, or a sample of
-    ``max(131072, 2000 * n_clusters)`` where they are too many. Batches are drawn from it, so
+    ``max(131072, 5000 * n_clusters)`` where they are too many. Batches are drawn from it, so
     each holds rows from all over the data, however they are sorted.
 
     `partial_fit` is one step with the rows given, as one of `fit` is with rows drawn. It goes on
