@@ -230,7 +230,7 @@ def _write_groups(
     write.store(found[2], arrays[9][0], start, _LABEL_BYTES)
 
 
-def _write_squares_of_some(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def _write_squares(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """Write `squares_plainly` in LLVM's language."""
     for n in (4, 2, 1):
         with builder.if_then(builder.icmp_signed("==", args[4], INDEX(n))):
@@ -286,16 +286,16 @@ def _write_transpose(context: Any, builder: Any, signature: Any, args: Any) -> A
     fewer = builder.icmp_unsigned("<=", n_features, INDEX(write.lanes // 2))
     with builder.if_else(small) as (then, otherwise):
         with then:
-            _write_squares(context, builder, signature, args, write, _MOST)
+            _write_turned(context, builder, signature, args, write, _MOST)
         with otherwise, builder.if_else(fewer) as (then_two, otherwise_one):
             with then_two:
-                _write_squares(context, builder, signature, args, write, 2)
+                _write_turned(context, builder, signature, args, write, 2)
             with otherwise_one:
-                _write_squares(context, builder, signature, args, write, 1)
+                _write_turned(context, builder, signature, args, write, 1)
     return context.get_dummy_value()
 
 
-def _write_squares(
+def _write_turned(
     context: Any, builder: Any, signature: Any, args: Any, write: Writer, per_vector: int
 ) -> None:
     """Write it for vectors of the features of so many rows."""
@@ -357,4 +357,4 @@ transpose = intrinsic(transpose_plainly, _write_transpose, (5,)) if JIT else tra
 two_nearest = (
     intrinsic(two_nearest_plainly, _write_nearest, (1, 4, 5)) if JIT else two_nearest_plainly
 )
-squares = intrinsic(squares_plainly, _write_squares_of_some, (1, 3, 4)) if JIT else squares_plainly
+squares = intrinsic(squares_plainly, _write_squares, (1, 3, 4)) if JIT else squares_plainly
