@@ -1,7 +1,5 @@
 """Points as the kernels of k-means++ take them: in tiles of neighbours, and the box around each."""
 
-import os
-import threading
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +9,7 @@ import numpy.typing as npt
 
 from dkmeans._kernels import neighbours
 from dkmeans._kernels.points import LANES, transpose
+from dkmeans._passes_threads import Lock
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -70,13 +69,7 @@ class _Shared:
     """The tiles that were made last, for as long as their points live."""
 
     def __init__(self) -> None:
-        self.forget()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.forget)
-
-    def forget(self) -> None:
-        """Begin anew, as where another thread had the lock when this process was forked."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._points: Any = lambda: None  # as a weak reference is called
         self._tiles: dict[bool, Tiles] = {}
 
@@ -84,8 +77,8 @@ class _Shared:
         with self._lock:
             if self._points() is not points:
                 made: dict[bool, Tiles] = {}  # its own: when the points die, none waits for a lock
+                self._tiles = made  # first: who is forked in between has tiles of no points
                 self._points = weakref.ref(points, lambda _: made.clear())
-                self._tiles = made
             if are_sorted not in self._tiles:
                 self._tiles[are_sorted] = _made(points, are_sorted=are_sorted)
             return self._tiles[are_sorted]

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dkmeans
-from dkmeans import _passes
+from dkmeans import _passes, _seeding_tiles
 from dkmeans._passes import (
     Cancelled,
     Inputs,
@@ -35,6 +35,7 @@ from dkmeans._tables_blocks import MemorySource, TablePiece
 from dkmeans._tables_regions import Regions
 from dkmeans._tiling import grid
 from dkmeans._validation import InvalidArgumentError
+from dkmeans.images import _assign, _gdal
 
 
 @dataclass(frozen=True)
@@ -546,6 +547,37 @@ def test_in_threads_uses_all_threads():
     meeting = threading.Barrier(3, timeout=30)
     with dask.config.set(scheduler="threads", num_workers=3):
         assert len({*in_threads(lambda _: meeting.wait(), range(3))}) == 3
+
+
+def forked(function):
+    """Call a function in a forked process; return the status with which that ends, in time."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        finally:
+            os._exit(status)
+    for _ in range(300):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    "lock",
+    [_seeding_tiles._shared._lock, _assign._table_lock, _gdal._opening],
+    ids=["points", "labels", "GDAL"],
+)
+def test_locks_are_free_in_a_forked_process(lock):
+    with lock:  # as a thread of the parent has it
+        assert forked(lock.__enter__) == 0
 
 
 def test_in_threads_shares_out_shared_work():

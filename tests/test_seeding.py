@@ -1,9 +1,6 @@
 """k-means++ against its definition and against copies of points."""
 
-import os
-import signal
 import threading
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -190,24 +187,3 @@ def test_draws_hit_the_points_that_are_meant_though_they_are_sorted(d):
     weights[points[:, 0] > 150_500] = 0.5
     centers = kmeans_plusplus(points, weights, 200, np.random.default_rng(0))
     assert sorted(np.rint(centers[:, 0] / 1000)) == list(range(200))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
-def test_a_process_forked_while_points_are_shared_chooses_too():
-    points, weights = blobs()
-    with _seeding_tiles._shared._lock:  # as a thread of the parent has it
-        child = os.fork()
-        if child == 0:
-            chosen = choose(points, weights, 3, np.random.default_rng(0))
-            os._exit(0 if len(chosen) == 3 else 1)
-    for _ in range(300):
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert ended == child
-    assert status == 0

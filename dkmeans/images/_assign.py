@@ -1,7 +1,6 @@
 """The last pass: give each pixel the label of its nearest colour, and write the labels."""
 
 import secrets
-import threading
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from dkmeans._kernels import colours as kernels
 from dkmeans._kernels import octree
 from dkmeans._palette import Palette
 from dkmeans._passes import Partition, Piece, Ticker
-from dkmeans._passes_threads import in_threads
+from dkmeans._passes_threads import Lock, in_threads
 from dkmeans._summary import planes, words
 from dkmeans._tiling import Window, split
 from dkmeans._validation import SourceError
@@ -24,7 +23,7 @@ from dkmeans.images._store import label_dtype
 
 _FILLED = 8  # cubes of the octree's top level that a thread fills at a time
 
-_table_lock = threading.Lock()
+_table_lock = Lock()
 
 
 @dataclass(frozen=True)

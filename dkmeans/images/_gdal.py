@@ -4,7 +4,6 @@ This is the one module that names rasterio. Importing that takes as long as a sm
 is done when it is needed: most JPEG and tiled TIFF are read without.
 """
 
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _stores
+from dkmeans._passes_threads import Lock
 from dkmeans._stores import State
 from dkmeans._tiling import Window
 from dkmeans._validation import SourceError
@@ -35,7 +35,7 @@ _ENV = {
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",  # it takes what is missing of a truncated PNG for pixels
 }
 
-_opening = threading.Lock()  # `warnings.catch_warnings` is not for two threads at a time
+_opening = Lock()  # `warnings.catch_warnings` is not for two threads at a time
 
 
 @dataclass(frozen=True)
