@@ -46,9 +46,11 @@ class Tiles:
     @property
     def are_near(self) -> bool:
         """Whether the points of a tile are near each other."""
-        low, high = self.boxes[:, 0], self.boxes[:, 1]
+        low, high = self.boxes[:, 0].astype(np.float64), self.boxes[:, 1]
         whole = high.max(axis=(0, 2)) - low.min(axis=(0, 2))
-        return bool(((high - low) ** 2).sum() <= _NEAR * len(self.values) * (whole**2).sum())
+        with np.errstate(over="ignore"):  # then they are sorted, or not
+            squares = ((high - low) ** 2).sum()
+            return bool(squares <= _NEAR * len(self.values) * (whole**2).sum())
 
     def at(self, places: Int64) -> Points:
         """Return the points at some places of the order, (t, d)."""
