@@ -15,7 +15,6 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
-import tifffile
 
 from dkmeans import _stores
 from dkmeans._stores import State
@@ -29,11 +28,8 @@ _PREDICTORS = (1, 2)  # none, horizontal differences
 _GREY_AND_RGB = (1, 2)  # photometric interpretations
 _KINDS = ((1, 1), (2, 3))  # these, each with its number of bands
 _HEADER = 1 << 16  # bytes of an object asked for at a time, for directories
-# What tifffile raises where a directory is not as it should be.
-_DAMAGES = (
-    *(tifffile.TiffFileError, struct.error, ValueError, TypeError),
-    *(LookupError, ArithmeticError, AttributeError),
-)
+# What tifffile raises where a directory is not as it should be, beside its own error.
+_DAMAGES = struct.error, ValueError, TypeError, LookupError, ArithmeticError, AttributeError
 # What tifffile takes as it stands, be it a text: sizes, and where tiles and strips lie.
 _SIZES = ("ImageWidth", "ImageLength", "SamplesPerPixel", "TileWidth", "TileLength")
 _PLACES = ("TileOffsets", "TileByteCounts", "StripOffsets", "StripByteCounts")
@@ -180,11 +176,13 @@ def first_page(path: str, stored: State) -> Iterator[Any]:
     SourceError
         If it is none, cannot be read, or is not as it was.
     """
+    import tifffile  # noqa: PLC0415 - slow, and of no use to other formats
+
     with _stores.opened(path, stored, _HEADER) as file:
         try:
             tiff = tifffile.TiffFile(file, name=path)
             page = tiff.pages.first
-        except _DAMAGES as error:
+        except (*_DAMAGES, tifffile.TiffFileError) as error:
             raise SourceError(
                 f"{path}: not a TIFF, or its header is damaged, truncated ({error})."
             ) from error
