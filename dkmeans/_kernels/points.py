@@ -70,7 +70,9 @@ def potentials(
         n = 0
         for t in range(n_candidates):
             if gaps[t, tile % LANES] < farthest[tile]:
-                near[n], names[n] = candidates[t], t
+                for j in range(candidates.shape[1]):  # as slices, it takes two seconds to compile
+                    near[n, j] = candidates[t, j]
+                names[n] = t
                 n += 1
             elif totals.size > 0:
                 totals[t] += shares[tile]
