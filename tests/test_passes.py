@@ -31,6 +31,7 @@ from dkmeans._passes import (
     partition,
 )
 from dkmeans._passes_threads import in_threads
+from dkmeans._seeding import choose
 from dkmeans._tables_blocks import MemorySource, TablePiece
 from dkmeans._tables_regions import Regions
 from dkmeans._tiling import grid
@@ -578,6 +579,19 @@ def forked(function):
 def test_locks_are_free_in_a_forked_process(lock):
     with lock:  # as a thread of the parent has it
         assert forked(lock.__enter__) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_process_forked_while_points_are_shared_chooses_too():
+    points, weights = np.random.default_rng(0).normal(size=(400, 3)), np.ones(400)
+
+    def chosen():
+        return choose(points, weights, 3, np.random.default_rng(0))
+
+    expected = chosen()
+    with _seeding_tiles._shared._lock:  # as a thread of the parent has it
+        assert forked(lambda: np.testing.assert_array_equal(chosen(), expected)) == 0
 
 
 def test_in_threads_shares_out_shared_work():
