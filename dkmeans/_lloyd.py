@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
@@ -237,19 +238,15 @@ class _Runs:
         n_best = self._n_best(len(found), depth)
         if n_best < len(found):
             rest = max(self.max_iter - _TRIAL, 0)
-            chosen = sorted(found, key=_inertia_of)[:n_best]
+            chosen = sorted(found, key=attrgetter("inertia"))[:n_best]
             found = in_threads(lambda start: self.go(start.centers, depth, rest), chosen)
-        return min(found, key=_inertia_of)
+        return min(found, key=attrgetter("inertia"))
 
     def _n_best(self, n_init: int, depth: int) -> int:
         """Return how many starts run to their end."""
         if depth == self.summary.depths[-1] or not self.halving:
             return n_init
         return min(n_init, max(_FINALISTS, n_init // _PER_FINALIST))
-
-
-def _inertia_of(solution: Solution) -> float:
-    return solution.inertia
 
 
 def _iterate(

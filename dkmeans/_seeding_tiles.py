@@ -103,15 +103,16 @@ def _made(points: Points, *, are_sorted: bool) -> Tiles:
         largest = float(np.abs(points).max(initial=0))
         scale = dtype.type(2.0 ** -np.clip(np.frexp(largest)[1], -126, 126))
     order = np.arange(len(points), dtype=np.int32)
-    tiles = _tiled(points, order, scale)
+    values = np.zeros((-(-len(points) // LANES), points.shape[1], LANES), dtype)
+    tiles = _tiled(points, order, scale, values)
     if are_sorted and not tiles.are_near:
-        neighbours.sort(points, LANES, order, np.empty(len(points), dtype))
-        tiles = _tiled(points, order, scale)
+        neighbours.sort(points, LANES, order)
+        tiles = _tiled(points, order, scale, values)
     return tiles
 
 
-def _tiled(points: Points, order: Int32, scale: Any) -> Tiles:
-    values = np.zeros((-(-len(points) // LANES), points.shape[1], LANES), points.dtype)
+def _tiled(points: Points, order: Int32, scale: Any, values: Points) -> Tiles:
+    """Write points to `values`, zeros where there are none, and return them with their boxes."""
     transpose(points, order, scale, values)
     boxes = np.zeros((-(-len(values) // LANES) * LANES, 2, points.shape[1]), points.dtype)
     boxes[: len(values), 0], boxes[: len(values), 1] = values.min(axis=2), values.max(axis=2)

@@ -546,8 +546,8 @@ def test_boxes_only_spare_work(d, n_tiles, spread, dtype):
 def test_neighbours_follow_each_other(n, size, dtype):
     """The least bits of a k-d tree: at each cut, what lies before it is not beyond what follows."""
     x = frozen(np.random.default_rng(n).integers(0, 30, (n, 3)).astype(dtype))
-    order, keys = np.arange(n, dtype=np.int32), np.empty(n, dtype)
-    neighbours.sort(x, size, order, keys)
+    order = np.arange(n, dtype=np.int32)
+    neighbours.sort(x, size, order)
     np.testing.assert_array_equal(np.sort(order), np.arange(n))
     todo = [(0, n)]
     while todo:
@@ -559,14 +559,14 @@ def test_neighbours_follow_each_other(n, size, dtype):
         assert (before.max(axis=0) <= after.min(axis=0)).any()
         todo += [(start, middle), (middle, stop)]
     again = np.arange(n, dtype=np.int32)
-    neighbours.sort(x, size, again, keys)
+    neighbours.sort(x, size, again)
     np.testing.assert_array_equal(again, order)
 
 
 def test_points_are_halved_where_they_vary_most():
     x = np.random.default_rng(0).normal(0, [1, 50, 2], (128, 3))
     order = np.arange(128, dtype=np.int32)
-    neighbours.sort(x, 64, order, np.empty(128))
+    neighbours.sort(x, 64, order)
     assert x[order[:64], 1].max() <= x[order[64:], 1].min()
 
 

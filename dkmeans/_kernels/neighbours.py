@@ -21,7 +21,7 @@ _DEPTH = 64  # of the tree, at most
 
 
 @kernel
-def sort(points: Floats, size: int, order: Int32, keys: Floats) -> None:
+def sort(points: Floats, size: int, order: Int32) -> None:
     """Sort points into groups of `size`, each half of which, and so on, are neighbours.
 
     Parameters
@@ -32,9 +32,8 @@ def sort(points: Floats, size: int, order: Int32, keys: Floats) -> None:
         Of the groups, all but the last of which are full.
     order
         OUT (n,): which points there are; in the end, in their new order.
-    keys
-        OUT (n,): a place to work, of the dtype of the points.
     """
+    keys = np.empty(order.size, points.dtype)
     starts, stops = np.empty(_DEPTH, np.int64), np.empty(_DEPTH, np.int64)
     starts[0], stops[0] = 0, order.size
     n_left = 1
