@@ -47,7 +47,7 @@ _STATE = {
     "center_dtype": ("a text", True),
     "deep": ("an integer", True),
     "mean_variance": ("a float", True),
-    "relaxation": ("a float", True),
+    "momentum": ("a float", True),
     "centers": ("an array of floats", True),
     "means": ("an array of floats", True),
     "inertia": ("a float", True),
@@ -152,7 +152,7 @@ class Checkpoint:
             "center_dtype": frame.center_dtype.name,
             "deep": int(frame.deep),
             "mean_variance": float(standing.mean_variance),
-            "relaxation": float(standing.relaxation),
+            "momentum": float(standing.momentum),
             "centers": standing.centers,
             "means": standing.means,
             "inertia": float(standing.inertia),
@@ -229,7 +229,7 @@ def _standing(state: dict[str, Any]) -> Standing:
         frame,
         Ranges(**{name: state[name] for name in _RANGES}),
         state["mean_variance"],
-        state["relaxation"],
+        state["momentum"],
         state["centers"],
         state["means"],
         state["inertia"],
@@ -262,7 +262,7 @@ def _check_numbers(state: dict[str, Any]) -> None:
     for name in ("n_iter", "n_passes", "n_rows", "n_used", "n_missing", "deep"):
         if not 0 <= state[name] < 1 << 63:
             raise ValueError(f"{name} must not be negative")
-    if not 0 < state["relaxation"] < 2 or not state["inertia"] >= 0:  # noqa: PLR2004 - see `relaxed`
-        raise ValueError("relaxation must be from 0 to 2, and inertia not negative")
+    if not 0 <= state["momentum"] < 1 or not state["inertia"] >= 0:
+        raise ValueError("momentum must be from 0 to 1, and inertia not negative")
     if not 0 <= state["mean_variance"] < math.inf:
         raise ValueError("mean_variance must be finite")

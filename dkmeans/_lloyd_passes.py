@@ -14,8 +14,8 @@ import numpy as np
 from dkmeans import _passes, _seeding, _seeding_parallel, _summary_rows
 from dkmeans._frame import Centers, Float64, Frame, Int64, Ranges, Rows
 from dkmeans._kernels import sums as sum_kernels
-from dkmeans._lloyd import RELAXATION, Seeding, Solution, solve
-from dkmeans._lloyd_refine import Options, Standing, refine
+from dkmeans._lloyd import Seeding, Solution, solve
+from dkmeans._lloyd_refine import MOMENTUM_OF_PASSES, Options, Standing, refine
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._summary import ColourCounts, ColourSummary
 from dkmeans._summary_rows import Look, RowSummary, blocks
@@ -68,9 +68,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     if not is_sample:
         if in_part:
             options = replace(options, n_init=options.n_init or SAMPLE_STARTS)
-        solution = _solve(
-            summary, options, _given(options), relaxation=_relaxation(options, in_part=in_part)
-        )
+        solution = _solve(summary, options, _given(options))
         if not summary.is_as_given:
             # Of joined rows, the distances times weights are rounded otherwise.
             labels, inertia = summary.look_again(solution.centers, sample.rows, weights)
@@ -82,9 +80,9 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
         look.ranges, summary.frame.shift, summary.rows.dtype, weighted=data.is_weighted
     )
     start = frame.rounded(_start(passes, data, look, summary, frame, options))
-    relaxation = _relaxation(options, in_part=in_part)
+    momentum = MOMENTUM_OF_PASSES if _given(options) is None else 0.0
     standing = Standing(
-        frame, look.ranges, summary.mean_variance, relaxation, start, start, np.inf, 0,
+        frame, look.ranges, summary.mean_variance, momentum, start, start, np.inf, 0,
         passes.n_passes,
     )  # fmt: skip
     if options.keep is not None:
@@ -125,17 +123,11 @@ def _given(options: Options) -> Float64 | None:
     return options.init if isinstance(options.init, np.ndarray) else None
 
 
-def _relaxation(options: Options, *, in_part: bool) -> float:
-    """Return how far steps go: as scikit-learn's from given centres, and on few rows."""
-    return RELAXATION if in_part and _given(options) is None else 1.0
-
-
 def _solve(
     summary: Any,
     options: Options,
     given: Float64 | None,
     init: str | Seeding | None = None,
-    relaxation: float = 1.0,
 ) -> Solution:
     """Solve a summary from the starts that were asked for."""
     seeding = options.init if init is None else init
@@ -151,7 +143,6 @@ def _solve(
         tol=options.tol,
         seed=options.seed,
         watch=options.watch,
-        relaxation=relaxation,
         halving=True,
     )
 

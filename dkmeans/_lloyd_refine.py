@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dkmeans import _passes
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
-from dkmeans._lloyd import Seeding, Solution, StopReason, Watch, relaxed
+from dkmeans._lloyd import Seeding, Solution, StopReason, Watch, accelerated
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._summary_rows import blocks, farthest_of
 from dkmeans._summary_samples import highest
@@ -22,6 +22,7 @@ from dkmeans._summary_walk import Walk
 from dkmeans._tables import Table
 
 _PASS = 5  # a pass over all rows has to win so many times what `tol` asks of a step
+MOMENTUM_OF_PASSES = 0.5  # more wins more, and takes more passes
 _LOG = logging.getLogger("dkmeans")
 
 
@@ -35,7 +36,7 @@ class Standing:
     ----------
     frame, ranges
         Of all rows.
-    mean_variance, relaxation
+    mean_variance, momentum
         As the sample told them, see `refine`.
     centers
         (k, d) float64: for the next pass.
@@ -52,7 +53,7 @@ class Standing:
     frame: Frame
     ranges: Ranges
     mean_variance: float
-    relaxation: float
+    momentum: float
     centers: Float64
     means: Float64
     inertia: float
@@ -109,7 +110,7 @@ def refine(passes: Passes, data: Table, standing: Standing, options: Options) ->
     """Iterate over all rows, one pass each, until the centres or the inertia hardly change.
 
     It begins where it stands: at the first centres, or where an earlier one was interrupted. For
-    the relaxation see `_lloyd.relaxed`; `tol` is a share of the mean variance.
+    the momentum see `_lloyd.accelerated`; `tol` is a share of the mean variance.
 
     Memory: k x (d + 1) sums of three integers for each worker.
     """
@@ -140,7 +141,7 @@ def refine(passes: Passes, data: Table, standing: Standing, options: Options) ->
                 reason = "tol"
                 break
             before = totals.inertia
-        moved = relaxed(centers, means, last, totals.counts, standing.relaxation)
+        moved = accelerated(centers, means, last, totals.counts, standing.momentum)
         centers = frame.rounded(moved)
         standing = replace(
             standing, centers=centers, means=means, inertia=before, n_iter=n_iter + 1,

@@ -292,9 +292,9 @@ def test_a_function_chooses_the_start():
         seen.append((X.dtype, X.shape, n_clusters, type(random_state)))
         return rows[:n_clusters]
 
-    model = KMeans(4, init=init, n_init=2, tol=0).fit(rows)
+    model = KMeans(4, init=init, n_init=2, max_iter=1, tol=0).fit(rows)
     assert seen == 2 * [(np.float32, rows.shape, 4, np.random.RandomState)]
-    same = KMeans(4, init=rows[:4], n_init=1, tol=0).fit(rows)
+    same = KMeans(4, init=rows[:4], n_init=1, max_iter=1, tol=0).fit(rows)
     np.testing.assert_array_equal(model.cluster_centers_, same.cluster_centers_)
 
 

@@ -118,6 +118,51 @@ def test_weights_and_inertia_belong_to_the_final_centres(rgb):
     np.testing.assert_allclose(solution.inertia, distances.min(axis=1).sum(), rtol=1e-12)
 
 
+# Momentum
+
+
+def test_centres_go_on_the_way_they_went():
+    centers, means, last = (
+        np.array([[0.0, 1.0], [4, 4]]),
+        np.array([[1.0, 1], [3, 5]]),
+        np.zeros((2, 2)),
+    )
+    found = _lloyd.accelerated(centers, means, last, np.array([3, 5]), 0.5)
+    np.testing.assert_array_equal(found, [[1.5, 1.5], [4.5, 7.5]])
+    still = _lloyd.accelerated(centers, means, last, np.array([3, 5]), 0.0)
+    np.testing.assert_array_equal(still, means)
+
+
+def test_the_centre_of_an_empty_cluster_goes_straight():
+    centers, means = np.array([[0.0], [4.0]]), np.array([[1.0], [9.0]])
+    found = _lloyd.accelerated(centers, means, centers, np.array([2.0, 0.0]), 0.5)
+    np.testing.assert_array_equal(found, [[1.5], [9.0]])
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(1, [8.5, 7.25]), (3, [8.0, 7.0])])
+def test_momentum_is_dropped_where_it_leads_uphill(weight, expected):
+    # Both means have risen, by 1 and 0.5. The first one's points draw it on by 1, the second one's
+    # draw it back by 1: which of them counts is a matter of what they weigh.
+    centers, means, last = (np.array(x)[:, None] for x in ([7.0, 8.0], [8.0, 7.0], [7.0, 6.5]))
+    found = _lloyd.accelerated(centers, means, last, np.array([1.0, weight]), 0.5)
+    np.testing.assert_array_equal(found[:, 0], expected)
+
+
+@pytest.mark.parametrize("k", [40, 120])
+def test_with_momentum_fits_take_fewer_steps_and_end_where_no_step_leads_on(rgb, k, monkeypatch):
+    _, summary = rgb
+    fits = [solve(summary, k, seed=seed, tol=0, max_iter=10_000) for seed in range(6)]
+    for fit in fits:
+        assert fit.stop_reason == "converged"
+        again = solve(summary, k, init=fit.centers, max_iter=1, tol=0)
+        np.testing.assert_array_equal(again.centers, fit.centers)
+        assert again.inertia == fit.inertia
+    monkeypatch.setattr(_lloyd, "_MOMENTUM", 0.0)
+    plain = [solve(summary, k, seed=seed, tol=0, max_iter=10_000) for seed in range(6)]
+    assert sum(fit.n_iter for fit in fits) < 0.8 * sum(fit.n_iter for fit in plain)
+    assert sum(fit.inertia for fit in fits) < 1.005 * sum(fit.inertia for fit in plain)
+
+
 # Inertia
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dkmeans import _stores
 from dkmeans._documents import Kind, check_kinds, decoded_all, encoded, numbered_texts
-from dkmeans._lloyd import RELAXATION, Solution, solve
+from dkmeans._lloyd import Solution, solve
 from dkmeans._palette import Palette
 from dkmeans._summary import ColourSummary
 
@@ -86,8 +86,7 @@ def fit(summary: ColourSummary, n_colors: int, start: Float64 | None, **options:
         centers = summary.colours().astype(np.float64)
         solution = Solution(centers, summary.counts, 0.0, 0, "exact")
     else:
-        relaxation = RELAXATION if start is None else 1.0  # a given start is iterated as it is
-        solution = solve(summary, n_colors, init=start, relaxation=relaxation, **options)
+        solution = solve(summary, n_colors, init=start, **options)
     order = np.argsort(-solution.weights, kind="stable")
     centers = solution.centers[order]
     # Two centres can round to one colour; unique sorts, but the order of shares is wanted.
