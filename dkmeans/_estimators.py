@@ -34,9 +34,9 @@ class KMeans(BaseKMeans):
         "k-means||" reads data larger than a summary in six passes more.
     n_init
         How many starts to choose the best of. "auto" is 1, or 10 for "random" and functions; over
-        data larger than a summary 1 becomes 8, since starts run on the summary, in memory, and
-        cost no pass. Where they run on a part of the rows, only the best two, or an eighth of
-        them, go on after five iterations.
+        data larger than a summary 1 becomes 4, and 8 where these differ by more than 1 %, since
+        starts run on the summary, in memory, and cost no pass. Where they run on a part of the
+        rows, only the best two, or an eighth of them, go on after five iterations.
     max_iter
         The most iterations of a run.
     tol

@@ -21,6 +21,8 @@ _POINTS_PER_CLUSTER = 16
 _SPREAD_WITHIN = 0.1
 _ROUGHLY = 10  # times `tol`: where runs end that others go on from
 _AT_FIRST = 2  # restarts, before it is known whether the points will do
+_STARTS = 4  # before it is known whether they differ
+_ALIKE = 0.01  # of the best inertia, the standard deviation among starts: more would win little
 _TRIAL = 5  # iterations, after which restarts are judged
 _FINALISTS, _PER_FINALIST = 2, 8  # at least, and of so many restarts one: they run to the end
 
@@ -132,7 +134,7 @@ def solve(
     *,
     init: Float64 | None = None,
     seeding: Seeding = _seeding.kmeans_plusplus,
-    n_init: int = 1,
+    n_init: int | None = 1,
     max_iter: int = 300,
     tol: float = 1e-4,
     seed: int = 0,
@@ -157,7 +159,8 @@ def solve(
     seeding
         Chooses the centres to start from; greedy k-means++ by default.
     n_init
-        How many runs to choose from.
+        How many runs to choose from. None for four, and four more if these differ by more than 1 %:
+        the best of twice as many is better by about 0.4 of their standard deviation.
     max_iter, tol
         As in scikit-learn: at most so many iterations at each depth; stop when the squared
         movement of all centres is at most `tol` times the mean variance of the features.
@@ -179,12 +182,15 @@ def solve(
         d for d in summary.depths if summary.n_points_at(d) >= _POINTS_PER_CLUSTER * n_clusters
     ]
     depths = depths or [summary.depths[-1]]
-    first = runs.begin(range(min(n_init, _AT_FIRST)), n_init, depths[0])
+    n_runs = _STARTS if n_init is None else n_init
+    first = runs.begin(range(min(n_runs, _AT_FIRST)), n_runs, depths[0])
     while summary.spread_within(depths[0]) > _SPREAD_WITHIN * first[0].inertia:
         # Clusters are hardly larger than the cubes that are the points here: they are too coarse.
         depths = depths[1:]
-        first = runs.begin(range(min(n_init, _AT_FIRST)), n_init, depths[0])
-    found = [*first, *runs.begin(range(_AT_FIRST, n_init), n_init, depths[0])]
+        first = runs.begin(range(min(n_runs, _AT_FIRST)), n_runs, depths[0])
+    found = [*first, *runs.begin(range(_AT_FIRST, n_runs), n_runs, depths[0])]
+    if n_init is None and not _are_alike(found):
+        found += runs.begin(range(n_runs, 2 * n_runs), 2 * n_runs, depths[0])
     best = runs.best(found, depths[0])
     for depth in depths[1:]:
         best = runs.go(best.centers, depth)
@@ -242,6 +248,11 @@ class _Runs:
         if depth == self.summary.depths[-1] or not self.halving:
             return n_init
         return min(n_init, max(_FINALISTS, n_init // _PER_FINALIST))
+
+
+def _are_alike(found: list[Solution]) -> bool:
+    inertias = [solution.inertia for solution in found]
+    return float(np.std(inertias, ddof=1)) <= _ALIKE * min(inertias)
 
 
 def _iterate(

@@ -21,7 +21,6 @@ from dkmeans._summary import ColourCounts, ColourSummary
 from dkmeans._summary_rows import Look, RowSummary, blocks
 from dkmeans._tables import Table, table
 
-SAMPLE_STARTS = 8  # they cost no pass
 _IN_PART = 2400  # rows a cluster; of so many, restarts run on a part
 COUNTED_PER_WORKER = 2  # partitions of colours; each has a table of counts
 _COLOUR_BANDS = (1, 3)
@@ -66,9 +65,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     in_part = is_sample or len(sample.rows) >= _IN_PART * options.n_clusters
     summary = RowSummary(sample.rows, weights, in_part=in_part, in_order=is_sample, ranges=ranges)
     if not is_sample:
-        if in_part:
-            options = replace(options, n_init=options.n_init or SAMPLE_STARTS)
-        solution = _solve(summary, options, _given(options))
+        solution = _solve(summary, options, _given(options), n_init=None if in_part else 1)
         if not summary.is_as_given:
             # Of joined rows, the distances times weights are rounded otherwise.
             labels, inertia = summary.look_again(solution.centers, sample.rows, weights)
@@ -102,14 +99,14 @@ def _start(  # noqa: PLR0917 - what is known by now, and the options
     start = _given(options)
     if start is not None:
         return start
-    quiet = replace(options, watch=None, n_init=options.n_init or SAMPLE_STARTS)
+    quiet = replace(options, watch=None)
     if options.init != "k-means||":
-        return _solve(summary, quiet, None).centers
+        return _solve(summary, quiet, None, n_init=None).centers
     first = look.sample.rows[np.argmax(look.sample.priorities)]
     found = _seeding_parallel.candidates(
         passes, data, frame, options.n_clusters, first[None], options.seed
     )
-    return _solve(RowSummary(*found), quiet, None, "k-means++").centers
+    return _solve(RowSummary(*found), quiet, None, "k-means++", n_init=None).centers
 
 
 def _refined(passes: Passes, data: Table, standing: Standing, options: Options) -> Fit:
@@ -128,8 +125,9 @@ def _solve(
     options: Options,
     given: Float64 | None,
     init: str | Seeding | None = None,
+    n_init: int | None = 1,
 ) -> Solution:
-    """Solve a summary from the starts that were asked for."""
+    """Solve a summary from the starts that were asked for, or from `n_init`."""
     seeding = options.init if init is None else init
     if isinstance(seeding, str):
         seeding = SEEDINGS[seeding]
@@ -138,7 +136,7 @@ def _solve(
         options.n_clusters,
         init=given,
         seeding=_seeding.kmeans_plusplus if given is not None else seeding,  # type: ignore[arg-type]  # no array is left
-        n_init=options.n_init or 1,
+        n_init=options.n_init or n_init,
         max_iter=options.max_iter,
         tol=options.tol,
         seed=options.seed,

@@ -76,7 +76,7 @@ class Options:
     init
         "k-means++", "k-means||", "random", centres (n_clusters, d), or a function that chooses.
     n_init
-        How many starts on the summary to choose the best of; by default 1, or `SAMPLE_STARTS`
+        How many starts on the summary to choose the best of; by default 1, or as many as pay
         where the summary is a sample.
     max_iter, tol
         As in scikit-learn; refinement also ends when a pass lowers the inertia by less than

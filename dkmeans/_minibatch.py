@@ -17,7 +17,7 @@ import numpy as np
 from dkmeans import _summary_rows
 from dkmeans._frame import Float64, Frame, Int64, Ranges, Rows
 from dkmeans._lloyd import Seeding, Solution, StopReason, Watch, solve
-from dkmeans._lloyd_passes import SAMPLE_STARTS, Fit
+from dkmeans._lloyd_passes import Fit
 from dkmeans._passes import Passes
 from dkmeans._summary_rows import RowSummary
 from dkmeans._tables import Table
@@ -181,7 +181,7 @@ def _start_on_part(summary: RowSummary, options: Options, seed: int) -> Float64:
         RowSummary(summary.rows[:n], weights),
         options.n_clusters,
         seeding=options.init,
-        n_init=options.n_init or SAMPLE_STARTS,
+        n_init=options.n_init,
         seed=seed,
     )
     return solution.centers

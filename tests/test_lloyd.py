@@ -1,5 +1,6 @@
 """Lloyd's algorithm on counted colours against scikit-learn on every pixel."""
 
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -304,6 +305,27 @@ def test_starts_that_fall_behind_end_early(rgb, n_init, halving, n_best, monkeyp
     best = min(long or short, key=lambda run: run[3].inertia)
     np.testing.assert_array_equal(runs[len(first)][2], best[3].centers)  # goes on from there
     assert solution.centers is runs[-1][3].centers
+
+
+@pytest.mark.parametrize(("spread", "n_starts"), [(0, 4), (0.0099, 4), (0.0101, 8)])
+def test_more_starts_are_tried_where_the_first_ones_differ(rgb, spread, n_starts, monkeypatch):
+    _, summary = rgb
+    begun = []
+
+    def begin(_, numbers, *__):
+        begun.extend(numbers)
+        # Two pairs `a` apart have a standard deviation of a / sqrt(3).
+        apart = spread * np.sqrt(3)
+        return [replace(known, inertia=1000 * (1 + apart * (i % 2))) for i in numbers]
+
+    known = solve(summary, 12, max_iter=1)
+    monkeypatch.setattr(_lloyd._Runs, "begin", begin)
+    monkeypatch.setattr(_lloyd, "_SPREAD_WITHIN", np.inf)  # the first points will do
+    solve(summary, 12, n_init=None, max_iter=1)
+    assert begun == list(range(n_starts))
+    begun.clear()
+    solve(summary, 12, n_init=3, max_iter=1)
+    assert begun == [0, 1, 2]
 
 
 @pytest.mark.parametrize("k", [4, 32])
