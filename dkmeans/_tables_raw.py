@@ -8,7 +8,8 @@ read them. Files are read, not mapped: one that is cut short under a map would e
 """
 
 import math
-from collections.abc import Callable, Generator, Sequence
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,11 @@ import numpy.typing as npt
 from dkmeans._tables_regions import Region
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _CRC_BYTES = 4
+_CAN_ASK = hasattr(os, "RWF_NOWAIT")  # Linux
+_ASKED = 1 << 17  # bytes at a time: of more, the system may bring only the first
 
 
 @dataclass(frozen=True)
@@ -80,34 +84,58 @@ class RawChunks:
             None if a file is missing, not as long as a chunk, or not what its checksum tells: what
             that means zarr knows.
         """
-        chunk, across = self.chunks[0], self.chunks[1:]
-        line = math.prod(across) * self.dtype.itemsize
-        numbers = [at // n for at, n in zip(region.start[1:], self.chunks[1:], strict=False)]
-        at, stop = region.start[0], region.start[0] + region.size[0]
         place = memory.data
-        while at < stop:
-            number, skipped = divmod(at, chunk)
-            n = min(stop, at + chunk - skipped) - at
-            file = self._file((number, *numbers, 0))
+        for file, start, n in self._stretches(region):
             if self.is_checked:
-                if skipped or not _fill_checked(file, place[: chunk * line + _CRC_BYTES]):
+                if start or not _fill_checked(file, place[: n + _CRC_BYTES]):
                     return None
-            elif not _fill(file, chunk * line, skipped * line, place[: n * line]):
+            elif not _fill(file, self.chunks[0] * self._line, start, place[:n]):
                 return None
-            place = place[n * line :]
-            at += n
-        whole = memory[: region.size[0] * line].view(self.dtype).reshape(region.size[0], *across)
+            place = place[n:]
+        size, across = region.size[0], self.chunks[1:]
+        whole = memory[: size * self._line].view(self.dtype).reshape(size, *across)
         return whole[tuple(slice(n) for n in region.size)]
+
+    def ask(self, region: Region) -> None:
+        """Have the system begin to bring a region from the disk, unless it has it in its cache."""
+        for file, start, n in self._stretches(region) if _CAN_ASK else ():
+            try:
+                stream = os.open(file, os.O_RDONLY)
+            except OSError:
+                return  # who reads it will tell
+            try:
+                if not _is_there(stream, start + n - 1):
+                    for at in range(start, start + n, _ASKED):
+                        os.posix_fadvise(stream, at, _ASKED, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(stream)
 
     def room(self, region: Region) -> int:
         """Return how many bytes it takes to read a region."""
-        line = math.prod(self.chunks[1:]) * self.dtype.itemsize
         if self.is_checked:
-            return -(-region.size[0] // self.chunks[0]) * self.chunks[0] * line + _CRC_BYTES
-        return region.size[0] * line
+            return -(-region.size[0] // self.chunks[0]) * self.chunks[0] * self._line + _CRC_BYTES
+        return region.size[0] * self._line
 
-    def _file(self, numbers: tuple[int, ...]) -> Path:
-        return Path(self.folder, self.prefix + self.separator.join(map(str, numbers)))
+    def _stretches(self, region: Region) -> Iterator[tuple[Path, int, int]]:
+        """Yield where a region lies: files, where it begins in each, and how many bytes it has.
+
+        Chunks that are checked are read whole.
+        """
+        chunk, line = self.chunks[0], self._line
+        across = [at // n for at, n in zip(region.start[1:], self.chunks[1:], strict=False)]
+        at, stop = region.start[0], region.start[0] + region.size[0]
+        while at < stop:
+            number, skipped = divmod(at, chunk)
+            n = chunk - skipped if self.is_checked else min(stop - at, chunk - skipped)
+            names = map(str, (number, *across, 0))
+            file = Path(self.folder, self.prefix + self.separator.join(names))
+            yield file, skipped * line, n * line
+            at += n
+
+    @property
+    def _line(self) -> int:
+        """The bytes of a step along the first axis."""
+        return math.prod(self.chunks[1:]) * self.dtype.itemsize
 
 
 # Prefix and separator, the dtype of the bytes, and whether their checksum comes after them.
@@ -164,16 +192,20 @@ def _fill_checked(file: Path, place: memoryview) -> bool:
     return bytes(place[-_CRC_BYTES:]) == checksum.to_bytes(_CRC_BYTES, "little")
 
 
-def ahead(fetch: Callable[[T, int], Any], items: Sequence[T]) -> Generator[Any, None, None]:
-    """Yield `fetch(item, place)` of each item, while a thread fetches the one after it.
+def _is_there(stream: int, at: int) -> bool:
+    """Whether a byte of a file is in the system's cache."""
+    try:
+        return os.preadv(stream, [bytearray(1)], at, os.RWF_NOWAIT) > 0
+    except OSError:  # it is not, or this file system cannot tell
+        return False
 
-    `place` is 0 and 1 in turn: what was fetched to a place holds until the second item after it is
-    asked for, so what is yielded holds until the next.
-    """
+
+def ahead(fetch: Callable[[T], R], items: Sequence[T]) -> Generator[R, None, None]:
+    """Yield `fetch(item)` of each item, while a thread fetches the one after it."""
     with ThreadPoolExecutor(1) as thread:
         pending = None
-        for i, item in enumerate(items):
-            following = thread.submit(fetch, item, i % 2)
+        for item in items:
+            following = thread.submit(fetch, item)
             if pending is not None:
                 yield pending.result()
             pending = following

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -140,47 +141,58 @@ class ZarrSource(RowSource):
         return repr(sorted(metadata.items()))
 
     def read(self, windows: Sequence[Region]) -> Generator[tuple[Any, Any | None], None, None]:
-        """Yield the array of each region, while the next is read.
+        """Yield the array of each region, which holds until the next; that is on its way meanwhile.
+
+        Bare chunks are on their way from the disk to the system's cache, others are decoded.
 
         Raises
         ------
         SourceError
             If the array is gone or a chunk cannot be decoded.
         """
-        for values in ahead(_Reader(self), windows):
-            yield values, None
+        reader = _Reader(self)
+        if self.raw is None:
+            for values in ahead(reader.decoded, windows):
+                yield values, None
+            return
+        for window, following in zip_longest(windows, windows[1:]):
+            if following is not None:
+                self.raw.ask(following)
+            yield reader.bare(self.raw, window), None
 
 
 class _Reader:
-    """Reads regions of a source into one of two places, by turns."""
+    """Reads regions of a source, bare ones into memory that is used again."""
 
     def __init__(self, source: ZarrSource) -> None:
         self._source = source
-        self._places = [np.empty(0, np.uint8)] * 2
+        self._memory = np.empty(0, np.uint8)
         self._array: Any = None
         self._room = kept.room() if source.is_kept else 0
 
-    def __call__(self, region: Region, place: int) -> npt.NDArray[Any]:
-        raw = self._source.raw
-        with _reading(f"{self._source.name}, from {region.start} on"):
-            if raw is not None:
-                if self._places[place].size < raw.room(region):
-                    self._places[place] = np.empty(raw.room(region), np.uint8)
-                found = raw.read(region, self._places[place])
-                if found is not None:
-                    return found
-            return self._decoded(region)
+    def bare(self, raw: RawChunks, region: Region) -> npt.NDArray[Any]:
+        """Return the array of a region of bare chunks."""
+        with self._reading(region):
+            if self._memory.size < raw.room(region):
+                self._memory = np.empty(raw.room(region), np.uint8)
+            found = raw.read(region, self._memory)
+        return self.decoded(region) if found is None else found
 
-    def _decoded(self, region: Region) -> npt.NDArray[Any]:
+    def decoded(self, region: Region) -> npt.NDArray[Any]:
+        """Return the array of a region, as zarr reads it."""
         table, key = self._source.table, (self._source.name, region)
         values = kept.find(table, key) if self._room else None
         if values is None:
-            if self._array is None:
-                self._array = self._source.open()
-            values = np.asarray(self._array[region.slices])
+            with self._reading(region):
+                if self._array is None:
+                    self._array = self._source.open()
+                values = np.asarray(self._array[region.slices])
             if self._room:
                 kept.keep(table, key, values, self._room)
         return values
+
+    def _reading(self, region: Region) -> AbstractContextManager[None]:
+        return _reading(f"{self._source.name}, from {region.start} on")
 
 
 class StoredArray:

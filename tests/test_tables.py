@@ -7,6 +7,7 @@ import operator
 import os
 import pickle
 import threading
+from pathlib import Path
 
 import dask
 import dask.array as da
@@ -605,6 +606,51 @@ def test_every_byte_of_bare_chunks_is_read_once(tmp_path, monkeypatch):
     assert max(n for _, _, n in reads) <= 7 * 5 * 4
 
 
+asking = pytest.mark.skipif(not _tables_raw._CAN_ASK, reason="only Linux tells what it has cached")
+
+
+@asking
+@pytest.mark.parametrize("codecs", [None, [Crc32cCodec()]])
+def test_the_next_block_of_bare_chunks_is_asked_for(codecs, tmp_path, monkeypatch):
+    array = zarr_array(tmp_path, made((40, 5)), chunks=(10, 5), compressors=codecs)
+    events = []
+    fill = _tables_raw._fill
+
+    def filled(file, *options):
+        events.append(("read", file.parent.name, None))
+        return fill(file, *options)
+
+    def asked(stream, at, size, advice):
+        assert advice == os.POSIX_FADV_WILLNEED
+        *_, chunk, _ = Path(f"/proc/self/fd/{stream}").readlink().parts
+        events.append(("ask", chunk, (at, size)))
+
+    monkeypatch.setattr(_tables_raw, "_fill", filled)
+    monkeypatch.setattr(_tables_raw, "_ASKED", 100)
+    monkeypatch.setattr(os, "posix_fadvise", asked)
+    source = table(array).pieces[0].source
+    all_blocks = [Region((start,), (10,)) for start in range(0, 40, 10)]
+    for is_there in (False, True):
+        events.clear()
+        monkeypatch.setattr(_tables_raw, "_is_there", lambda *_, there=is_there: there)
+        for i, (values, _) in enumerate(source.read(all_blocks)):
+            np.testing.assert_array_equal(values, made((40, 5))[10 * i : 10 * i + 10])
+        reads = [("read", str(i), None) for i in range(4)]
+        asks = [[("ask", str(i), (at, 100)) for at in (0, 100)] for i in range(1, 4)]
+        together = [*asks[0], reads[0], *asks[1], reads[1], *asks[2], *reads[2:]]
+        assert events == (reads if is_there else together)
+
+
+@asking
+def test_what_is_in_the_cache_is_told(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(bytes(10))
+    with file.open("rb") as stream:
+        assert _tables_raw._is_there(stream.fileno(), 9)
+        assert not _tables_raw._is_there(stream.fileno(), 10)
+    assert not _tables_raw._is_there(-1, 0)
+
+
 def test_a_bare_chunk_that_was_never_written_holds_the_fill_value(tmp_path):
     array = zarr.create_array(
         tmp_path / "a.zarr", shape=(40, 5), chunks=(10, 5), dtype="f4", compressors=None,
@@ -644,19 +690,13 @@ def test_a_chunk_that_its_checksum_denies_is_named(byte, tmp_path):
         read(a_table)
 
 
-def test_what_was_read_ahead_holds_until_the_next():
-    places = [0, 0]
-
-    def fetch(item, place):
-        places[place] = item
-        return lambda: places[place]
-
-    assert [found() for found in _tables_raw.ahead(fetch, range(50))] == list(range(50))
-    assert list(_tables_raw.ahead(fetch, [])) == []
+def test_all_is_read_ahead_in_its_turn():
+    assert list(_tables_raw.ahead(str, range(50))) == [str(i) for i in range(50)]
+    assert list(_tables_raw.ahead(str, [])) == []
 
 
 def test_an_error_in_reading_ahead_comes_out_in_its_turn():
-    def fetch(item, _):
+    def fetch(item):
         if item == 3:
             raise BrokenError
         return item
