@@ -388,8 +388,11 @@ class RowTotals:
         return means
 
     def means(self, previous: Float64) -> Float64:
-        """Return the mean of each cluster, in the dtype of centres; empty ones keep `previous`."""
-        full = self.counts > 0
+        """Return the mean of each cluster, in the dtype of centres; empty ones keep `previous`.
+
+        Empty are also those whose rows weigh too little beside the heaviest to be added up.
+        """
+        full = self.weights > 0
         return np.where(full[:, None], self.frame.rounded(self.exact_means()), previous)
 
     def _columns(self) -> Float64:

@@ -141,7 +141,7 @@ def refine(passes: Passes, data: Table, standing: Standing, options: Options) ->
                 reason = "tol"
                 break
             before = totals.inertia
-        moved = accelerated(centers, means, last, totals.counts, standing.momentum)
+        moved = accelerated(centers, means, last, totals.weights, standing.momentum)
         centers = frame.rounded(moved)
         standing = replace(
             standing, centers=centers, means=means, inertia=before, n_iter=n_iter + 1,
@@ -172,7 +172,7 @@ def _means(
     passes: Passes, data: Table, frame: Frame, centers: Float64, totals: RowTotals
 ) -> Float64:
     """Return the next centres; empty clusters take the farthest rows, found by a pass more."""
-    empty = np.flatnonzero(totals.counts == 0)
+    empty = np.flatnonzero(totals.weights == 0)
     if not empty.size:
         return totals.means(centers)
     totals = totals.copy()

@@ -4,7 +4,7 @@ import inspect
 import threading
 import time
 import tracemalloc
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 
 import dask
@@ -560,6 +560,22 @@ def test_weights_of_one_are_none(kind):
     ones = kind(5, random_state=0).fit(rows, sample_weight=np.ones(len(rows)))
     np.testing.assert_array_equal(plain.cluster_centers_, ones.cluster_centers_)
     np.testing.assert_array_equal(plain.labels_, ones.labels_)
+
+
+@pytest.mark.parametrize("lightest", [1e-20, 1e-40, 1e-150])
+@pytest.mark.parametrize("in_passes", [False, True])
+def test_clusters_of_rows_that_weigh_next_to_nothing_have_centres(lightest, in_passes):
+    rows = np.repeat([[0.0], [1.0], [10.0], [11.0]], 50, axis=0)
+    weights = np.repeat([1, 1, lightest, lightest], 50)
+    data = da.from_array(rows, chunks=20) if in_passes else rows
+    model = KMeans(2, init=[[0.5], [10.0]], n_init=1, tol=0)
+    can_be_added = lightest == 1e-20  # beside 1; less counts as nothing
+    with nullcontext() if can_be_added else pytest.warns(ConvergenceWarning, match="distinct"):
+        model.fit(data, sample_weight=weights)
+    assert np.isfinite(model.cluster_centers_).all()
+    assert model.stop_reason_ == "converged"
+    if can_be_added:
+        np.testing.assert_allclose(model.cluster_centers_, [[0.5], [10.5]])
 
 
 def test_weights_move_the_mean():
