@@ -53,7 +53,7 @@ def cli() -> None:
     "--n-init",
     type=int,
     metavar="N",
-    help="How many starts to choose the best of; 4 by default, and more for few colours.",
+    help="How many starts to choose the best of; 2 by default, and more for few colours.",
 )
 @click.option(
     "--compression",

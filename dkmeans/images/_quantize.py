@@ -34,7 +34,7 @@ from dkmeans.images._writing import finish, write_labels
 
 Float64 = npt.NDArray[np.float64]
 
-_MIN_STARTS, _STARTED_COLORS = 4, 512
+_MIN_STARTS, _STARTED_COLORS = 2, 512
 _DISK_SHARE = 0.5  # of the free disk may be used for staging
 
 
@@ -127,7 +127,7 @@ def quantize(
     init
         "k-means++" (greedy), or (n_colors, bands) centres to start from.
     n_init
-        How many starts to choose the best of; they cost no pass. By default 4, and more for few
+        How many starts to choose the best of; they cost no pass. By default 2, and more for few
         colours, when they take less time and matter more: ``512 // n_colors``.
     max_iter, tol
         When to stop, as in scikit-learn's ``KMeans``.
