@@ -305,9 +305,11 @@ def accelerated(
     Mathematics 15, 2015, section 3.2). It ends at the same fixed points. Centres of clusters that
     were empty go straight.
     """
+    if momentum == 0:
+        return means
     step = means - last
-    uphill = weights @ ((centers - means) * step).sum(axis=1)
-    if momentum == 0 or uphill > 0:
+    # Not by `@`: libraries for that add up in another order on another processor.
+    if (weights[:, None] * (centers - means) * step).sum() > 0:
         return means
     return means + momentum * np.where((weights == 0)[:, None], 0.0, step)
 

@@ -336,3 +336,15 @@ def test_the_way_down_the_octree_is_as_good_as_scikit_learn(rgb, k):
         [KMeans(k, n_init=1, random_state=seed).fit(pixels).inertia_ for seed in range(4)]
     )
     assert ours < 1.05 * theirs
+
+
+@pytest.mark.parametrize("k", [3, 40])
+def test_centres_may_lie_outside_of_all_colours(rgb, k):
+    # Momentum carries them there.
+    pixels, summary = rgb
+    centers = spread_centers(pixels, k) * 3 - 250
+    totals = summary.begin(k, summary.depths[-1]).assign(centers)
+    distances = ((pixels[:, None] - centers) ** 2).sum(axis=-1)
+    np.testing.assert_array_equal(
+        totals.weights, np.bincount(distances.argmin(axis=1), minlength=k)
+    )
