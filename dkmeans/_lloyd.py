@@ -183,12 +183,13 @@ def solve(
     ]
     depths = depths or [summary.depths[-1]]
     n_runs = _STARTS if n_init is None else n_init
-    first = runs.begin(range(min(n_runs, _AT_FIRST)), n_runs, depths[0])
-    while summary.spread_within(depths[0]) > _SPREAD_WITHIN * first[0].inertia:
+    while True:
+        found = runs.begin(range(min(n_runs, _AT_FIRST)), n_runs, depths[0])
+        if summary.spread_within(depths[0]) <= _SPREAD_WITHIN * found[0].inertia:
+            break
         # Clusters are hardly larger than the cubes that are the points here: they are too coarse.
         depths = depths[1:]
-        first = runs.begin(range(min(n_runs, _AT_FIRST)), n_runs, depths[0])
-    found = [*first, *runs.begin(range(_AT_FIRST, n_runs), n_runs, depths[0])]
+    found += runs.begin(range(_AT_FIRST, n_runs), n_runs, depths[0])
     if n_init is None and not _are_alike(found):
         found += runs.begin(range(n_runs, 2 * n_runs), 2 * n_runs, depths[0])
     best = runs.best(found, depths[0])
