@@ -67,5 +67,5 @@ def candidates(  # noqa: PLR0917 - what a seeding needs
             break  # every row is a candidate already
         found = np.concatenate([found, drawn.rows])
     totals = assign_all(passes, data, frame.centers(found), "weigh candidates")
-    serving = totals.counts > 0
-    return found[serving], totals.weights[serving].astype(np.float64)
+    weights = totals.weights.astype(np.float64)
+    return found[weights > 0], weights[weights > 0]
