@@ -77,7 +77,7 @@ class Ranges:
         high = np.full(values.shape[1], -np.inf)
         weighty = np.ones(len(values), np.bool_) if weights is None else weights > 0
         used = weighty.copy()
-        infinite = range_kernels.ranges(np.ascontiguousarray(values), used, low, high)
+        infinite = range_kernels.ranges(for_kernels(values), used, low, high)
         missing = np.flatnonzero(weighty & ~used)
         wrong = missing[:0]
         if weights is not None:
@@ -112,8 +112,23 @@ class Ranges:
         )
 
 
+def for_kernels(array: Rows) -> Rows:
+    """Return an array as kernels take it that only read it: in C order, and read-only.
+
+    For arrays that can be written to they would be compiled again, which takes seconds.
+    """
+    plain = np.ascontiguousarray(array).view()
+    plain.flags.writeable = False
+    return plain
+
+
 def _first(a: int, b: int) -> int:
     return max(a, b) if min(a, b) < 0 else min(a, b)
+
+
+def _given(weights: Float64 | None) -> Float64:
+    """Return weights as kernels take them, which tell by the length that there are none."""
+    return for_kernels(_NO_WEIGHTS if weights is None else weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,34 +276,29 @@ class Centers:
         """Return rows and these centres as the kernels that compare them take both."""
         frame = self.frame
         rough_shift = frame.rough_shift(values.dtype)
-        return values, frame.shift, rough_shift, frame.unit, self.offsets, self.packed, self.halves
+        rows = for_kernels(values)
+        return rows, frame.shift, rough_shift, frame.unit, self.offsets, self.packed, self.halves
 
     def measure(
         self, values: Rows, weights: Float64 | None, labels: Int32, totals: "RowTotals"
     ) -> None:
         """Add squared distances to `totals`."""
-        weights = _NO_WEIGHTS if weights is None else weights
-        shift, limbs = self.frame.shift, totals.limbs
-        kernels.add_squared_distances(
-            np.ascontiguousarray(values), weights, labels, shift, self.offsets, limbs
-        )
+        known = for_kernels(values), _given(weights), for_kernels(labels)
+        kernels.add_squared_distances(*known, self.frame.shift, self.offsets, totals.limbs)
 
     def squared_distances(
         self, values: Rows, labels: Int32, weights: Float64 | None = None
     ) -> Float64:
         """Return the squared distance of each row to the centre of its label, times its weight."""
         out = np.empty(len(values))
-        weights = _NO_WEIGHTS if weights is None else weights
-        shift = self.frame.shift
-        kernels.squared_distances(
-            np.ascontiguousarray(values), weights, labels, shift, self.offsets, out
-        )
+        known = for_kernels(values), _given(weights), for_kernels(labels)
+        kernels.squared_distances(*known, self.frame.shift, self.offsets, out)
         return out
 
     def distances(self, values: Rows) -> npt.NDArray[Any]:
         """Return the distance of each row to each centre, (n, k), in the centres' dtype."""
         out = np.empty((len(values), len(self.offsets)), self.frame.center_dtype)
-        kernels.distances(values, self.frame.shift, self.offsets, out)
+        kernels.distances(for_kernels(values), self.frame.shift, self.offsets, out)
         return out
 
     def add(self, values: Rows, weights: Float64 | None, totals: "RowTotals") -> Int32:
@@ -335,8 +345,8 @@ class RowTotals:
         """
         frame = self.frame
         n_moved: int = kernels.accumulate(
-            np.ascontiguousarray(values),
-            _NO_WEIGHTS if weights is None else weights,
+            for_kernels(values),
+            _given(weights),
             before,
             labels,
             frame.shift,

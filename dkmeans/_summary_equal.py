@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._frame import Float64, Int64, Rows
+from dkmeans._frame import Float64, Int64, Rows, for_kernels
 from dkmeans._kernels import hashes as kernels
 from dkmeans._summary_steps import in_parts
 
@@ -13,7 +13,8 @@ _SURELY = 8  # standard deviations
 
 def hashes_of(rows: Rows) -> npt.NDArray[np.uint64]:
     hashes = np.empty(len(rows), np.uint64)
-    in_parts(lambda part: kernels.hash_rows(rows[part], hashes[part]), len(rows), rows.size)
+    plain = for_kernels(rows)
+    in_parts(lambda part: kernels.hash_rows(plain[part], hashes[part]), len(rows), rows.size)
     return hashes
 
 
@@ -38,7 +39,7 @@ def join_equal(
     hashes, weights = hashes[order], weights[order]
     repeated = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
     are_equal = np.empty(repeated.size, np.bool_)
-    kernels.compare(rows, order[repeated], order[repeated - 1], are_equal)
+    kernels.compare(for_kernels(rows), order[repeated], order[repeated - 1], are_equal)
     repeated = repeated[are_equal]
     if repeated.size:
         first = np.ones(len(rows), np.bool_)

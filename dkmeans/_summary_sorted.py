@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._frame import Float64, Frame, Int32, Rows
+from dkmeans._frame import Float64, Frame, Int32, Rows, for_kernels
 from dkmeans._kernels import boxes as kernels
 from dkmeans._passes_threads import in_threads
 
@@ -31,6 +31,7 @@ class Sorted:
 
         Memory: a copy of the rows and weights, and 6 bytes a row.
         """
+        rows = for_kernels(rows)
         n, d = rows.shape
         spread = _spread(d)
         cubes = np.empty(n, np.uint16)
@@ -45,7 +46,7 @@ class Sorted:
         ends = np.cumsum(counts.T).reshape(counts.T.shape).T
         starts = np.ascontiguousarray(ends - counts)
         order, found = np.empty(n, np.int32), np.empty_like(rows)
-        given = np.empty(0) if weights is None else weights
+        given = for_kernels(np.empty(0) if weights is None else weights)
         their = np.empty_like(given)
 
         def sort(i: int) -> None:
@@ -73,7 +74,7 @@ def is_worth_it(rows: Rows, n_clusters: int) -> bool:
 def boxes_of(frame: Frame, rows: Rows) -> Float64:
     """Return the boxes around tiles of sorted rows."""
     boxes = np.empty((-(-len(rows) // kernels.LANES), 2, rows.shape[1]))
-    kernels.surround(rows, frame.shift, frame.unit, boxes)
+    kernels.surround(for_kernels(rows), frame.shift, frame.unit, boxes)
     return boxes
 
 

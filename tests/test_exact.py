@@ -88,8 +88,9 @@ def test_any_layout_gives_the_same_bytes(layouts, expected, tmp_path, name, outp
 
 
 @pytest.mark.parametrize("name", ["whole.png", "tiles-64.tif"])
-@pytest.mark.usefixtures("scheduler")
-def test_any_scheduler_gives_the_same_bytes(layouts, expected, tmp_path, name):
+def test_any_scheduler_gives_the_same_bytes(layouts, expected, tmp_path, name, scheduler):
+    if scheduler == "processes" and name == "whole.png":
+        return  # they take seconds to start
     folder, results = expected
     for output in ("out.png", "out.tif"):
         result = dkmeans.quantize(layouts / name, tmp_path / output, n_colors=20)

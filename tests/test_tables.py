@@ -180,11 +180,13 @@ SENT = [
     (3, "zarr"),
     (3, "xarray dask"),
 ]
+IN_PROCESSES = [(2, "numpy C"), (2, "dask unknown"), (2, "zarr shards"), (2, "path"), (3, "dask")]
 
 
-@pytest.mark.usefixtures("scheduler")
 @pytest.mark.parametrize(("ndim", "kind"), SENT)
-def test_every_row_is_read_once_with_its_number(ndim, kind, tmp_path):
+def test_every_row_is_read_once_with_its_number(ndim, kind, tmp_path, scheduler):
+    if scheduler == "processes" and (ndim, kind) not in IN_PROCESSES:
+        return  # they take seconds to start
     rows, data = given(ndim, kind, tmp_path)
     found, weights = read(table(data))
     np.testing.assert_array_equal(found, rows.reshape(-1, 5))
