@@ -32,6 +32,7 @@ R = TypeVar("R")
 P = TypeVar("P", bound="Piece")
 
 _PARTITIONS_PER_WORKER = 8  # so that none is at its last for long while the others have ended
+_IN_THREADS, _AT_LEAST = 32, 3  # in all; a worker: each holds up all threads for a millisecond
 _IN_MEMORY = 4  # where a pass takes so little time that tasks cost some share of it
 _MAX_PARTITION_BYTES = 1 << 29  # keeps what a lost worker costs small, up to
 _MAX_PARTITIONS_PER_WORKER = 32  # which cost the scheduler 0.1 s a pass
@@ -386,8 +387,8 @@ def partition(pieces: Sequence[P], per_worker: int | None = None) -> list[tuple[
         What to read.
     per_worker
         About how many partitions for each worker: more even out the load, fewer cost less where
-        each begins and ends with much work. By default 8, 4 of data in memory, and more on a
-        cluster for large data.
+        each begins and ends with much work. By default 8, 4 of data in memory, fewer for more
+        than 4 threads, and more on a cluster for large data.
     """
     target = partition_bytes(pieces, per_worker)
     partitions: list[list[P]] = [[]]
@@ -408,7 +409,8 @@ def partition_bytes(pieces: Sequence[Piece], per_worker: int | None) -> float:
     if all(piece.in_memory for piece in pieces):
         return total / (schedulers.n_local_workers() * (per_worker or _IN_MEMORY))
     workers, on_cluster = n_workers(), schedulers.active_client() is not None
-    per_worker = per_worker or _PARTITIONS_PER_WORKER
+    most = _PARTITIONS_PER_WORKER if on_cluster else max(_IN_THREADS // workers, _AT_LEAST)
+    per_worker = per_worker or min(most, _PARTITIONS_PER_WORKER)
     target = total / (workers * per_worker)
     if on_cluster:
         least = total / (workers * max(per_worker, _MAX_PARTITIONS_PER_WORKER))

@@ -548,6 +548,28 @@ def test_what_is_told_without_gdal_is_what_gdal_tells(files, name):
         assert plain == _gdal.layout(str(path), stored)
 
 
+def test_tasks_share_the_directory_of_a_file(photo, tmp_path, monkeypatch):
+    path = tmp_path / "tiles.tif"
+    opened = []
+    first_page = _tiles.first_page
+
+    def counted(path, stored):
+        opened.append(stored)
+        return first_page(path, stored)
+
+    for change in (0, 1):
+        pixels = photo + np.uint8(change)
+        tifffile.imwrite(path, pixels, tile=(16, 16), compression="zlib", photometric="rgb")
+        source = _raster.probe(path)
+        assert isinstance(source, TiledTiff)
+        with monkeypatch.context() as patched:
+            patched.setattr(_tiles, "first_page", counted)
+            for window in grid(*photo.shape[:2], (32, 48)):
+                (block,) = source.read([window])
+                np.testing.assert_array_equal(block, pixels[window.rows, window.columns])
+    assert len(opened) == len(set(opened)) == 2, "the file has changed once"
+
+
 # Damage
 
 

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import imagecodecs
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _stores
+from dkmeans._passes_threads import Lock
 from dkmeans._stores import State
 from dkmeans._tiling import Window, covering
 from dkmeans._validation import SourceError
@@ -45,6 +47,8 @@ _PLAIN_TAGS = _NEEDED_TAGS | {
     *("ImageDescription", "DocumentName", "Software", "DateTime", "Artist", "Copyright"),
     *("XResolution", "YResolution", "ResolutionUnit", "InterColorProfile"),
 }
+
+_tiles_lock = Lock()
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong is raised here
 
@@ -102,8 +106,7 @@ class TiledTiff:
         """
         try:
             _stores.refuse_changed(self.path, self.stored)
-            with first_page(self.path, self.stored) as page:
-                tiles = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+            tiles = tiles_of(self.path, self.stored)
             # One place for all tiles: new memory for each costs more than the counting.
             pixels = np.empty((*self.block, self.shape[2]), np.uint8)
             wanted = [[*self._tiles(window, tiles)] for window in windows]
@@ -116,13 +119,13 @@ class TiledTiff:
             raise SourceError(f"{self.path}: cannot be read ({error}).") from error
 
     def _tiles(
-        self, window: Window, tiles: list[tuple[int, int]]
+        self, window: Window, tiles: npt.NDArray[np.uint64]
     ) -> Iterator[tuple[Window, int, int, int]]:
         """Yield the tiles that cover a window: each with its number, first byte and length."""
         across = -(-self.shape[1] // self.block[1])
         for tile in covering(window, self.block):
             index = tile.y // self.block[0] * across + tile.x // self.block[1]
-            yield tile, index, *tiles[index]
+            yield tile, index, *tiles[index].tolist()
 
     def _has(self, offset: int, size: int) -> bool:
         """Return whether a tile is one that the file can have; others are not asked for."""
@@ -165,6 +168,23 @@ class TiledTiff:
             raise SourceError(f"{self.path}: {where} is truncated.")
         if self.predictor:
             np.add.accumulate(pixels, axis=1, dtype=np.uint8, out=pixels)
+
+
+def tiles_of(path: str, stored: State) -> npt.NDArray[np.uint64]:
+    """Return where the tiles of a TIFF lie, (n, 2): the first byte and the length of each.
+
+    The last ones are kept: all tasks of a process share what one of them has read. It is Python
+    that reads them, for which many threads would have to wait.
+    """
+    with _tiles_lock:
+        return _tiles_of(path, stored)
+
+
+@lru_cache(maxsize=2)
+def _tiles_of(path: str, stored: State) -> npt.NDArray[np.uint64]:
+    with first_page(path, stored) as page:
+        pairs = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    return np.array(pairs, np.uint64).reshape(-1, 2)
 
 
 @contextmanager
