@@ -52,7 +52,8 @@ def ranges(rows: Rows, used: npt.NDArray[np.bool_], low: Float64, high: Float64)
             first_infinite = found if first_infinite < 0 else first_infinite
             continue
         if n_plain == 0:
-            lows[:], highs[:] = lines[first], lines[first]
+            for i in range(lines.shape[1]):  # assigning to a slice takes seconds to compile
+                lows[i] = highs[i] = lines[first, i]
         n_plain += 1
         for line in range(first, stop):
             for i in range(lines.shape[1]):

@@ -147,7 +147,8 @@ def assign(
             tile, block, best, second, norms, found,
         )  # fmt: skip
         if upper.size == 0 and scores.all_sure(stop - start, best, second, norms, precision, reach):
-            labels[start:stop] = found[: stop - start]
+            for lane in range(stop - start):  # assigning to a slice takes seconds to compile
+                labels[start + lane] = found[lane]
             continue
         scores.limits(n_lanes, best, second, norms, precision, reach)
         settle(
