@@ -23,7 +23,7 @@ from dkmeans import _stores
 from dkmeans._stores import State
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import MAX_RESIDENT, SourceError
-from dkmeans.images import _gdal, _strip, _tiles
+from dkmeans.images import _gdal, _jpeg, _strip, _tiles
 from dkmeans.images._remote import named
 from dkmeans.images._strip import StripTiff
 from dkmeans.images._tiles import TiledTiff
@@ -109,12 +109,8 @@ class RasterSource:
     def _decode(self) -> UInt8:
         """Return all pixels, turned as they are to be seen."""
         if self.driver == "JPEG":
-            with (
-                named(self.path, self.stored) as file,
-                JpegImagePlugin.JpegImageFile(file) as picture,
-            ):
-                image = np.asarray(picture)
-            image = image.reshape(*image.shape[:2], -1)
+            with _stores.opened(self.path, self.stored) as file:
+                image = _jpeg.decode(file.read(self.stored[0]))
         else:
             with _gdal.dataset(self.path, self.driver, self.stored) as dataset:
                 image = dataset.read()
