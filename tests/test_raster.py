@@ -1,7 +1,9 @@
 """Image files: each kind against the pixels that were written, or against Pillow's decoder."""
 
+import io
 import os
 import pickle
+import re
 import struct
 import warnings
 import zlib
@@ -13,12 +15,12 @@ import rasterio.windows
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, JpegImagePlugin
 
 from dkmeans import _stores
 from dkmeans._tiling import Window, grid
 from dkmeans._validation import SourceError
-from dkmeans.images import _gdal, _raster, _tiles
+from dkmeans.images import _gdal, _jpeg, _raster, _tiles
 from dkmeans.images._raster import RasterSource
 from dkmeans.images._tiles import TiledTiff
 
@@ -611,6 +613,64 @@ def test_truncated_in_the_middle(files, tmp_path, name, share):
         read_whole(_raster.probe(path))
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+JPEGS = {
+    "rgb": {},
+    "grey": {"mode": "L"},
+    "full": {"subsampling": "4:4:4", "quality": 95},
+    "narrow": {"subsampling": "4:1:1", "quality": 20},
+    "uncoded-colours": {"keep_rgb": True},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_blocks": 3},
+    "progressive-restarts": {"progressive": True, "restart_marker_rows": 1},
+}
+
+
+def jpeg(image, mode="RGB", **options):
+    """The bytes of a JPEG with a JPEG in its head, whose end is not that of the file."""
+    file, thumbnail = io.BytesIO(), io.BytesIO()
+    Image.fromarray(image[:9, :9]).save(thumbnail, "JPEG")
+    exif = b"Exif\0\0" + thumbnail.getvalue()
+    Image.fromarray(image).convert(mode).save(file, "JPEG", exif=exif, **options)
+    return file.getvalue()
+
+
+def pillow_decode(data):
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as picture:
+        pixels = np.asarray(picture)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def outcome(decode, data):
+    """The shape and the pixels, or the kind of error and its words."""
+    try:
+        pixels = decode(data)
+    except (OSError, SyntaxError, ValueError) as error:
+        return type(error), re.sub("0x[0-9a-f]+", "", str(error))
+    return pixels.shape, pixels.tobytes()
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_decodes_or_fails_as_with_pillow(photo, kind):
+    data = jpeg(photo, **JPEGS[kind])
+    assert outcome(_jpeg.decode, data) == outcome(pillow_decode, data)
+    for cut in (*range(0, len(data), len(data) // 40), len(data) - 2, len(data) - 1):
+        assert outcome(_jpeg.decode, data[:cut]) == outcome(pillow_decode, data[:cut]), cut
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = np.frombuffer(data, np.uint8).copy()
+        damaged[rng.integers(data.rindex(b"Exif") + 6, len(data), 3)] = rng.integers(0, 256, 3)
+        bad = damaged.tobytes()
+        assert outcome(_jpeg.decode, bad) == outcome(pillow_decode, bad)
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_whole_jpeg_needs_no_pillow(photo, kind, monkeypatch):
+    data = jpeg(photo, **JPEGS[kind])
+    expected = pillow_decode(data)
+    monkeypatch.setattr(JpegImagePlugin, "JpegImageFile", None)
+    np.testing.assert_array_equal(_jpeg.decode(data), expected)
 
 
 @pytest.mark.parametrize(

@@ -64,21 +64,21 @@ def compare(
     step = max(_CACHED // (centers.shape[1] * vectors.GROUP * centers.itemsize), 1)
     for number in range(n_blocks):
         first = start + number * lanes
-        last = first + lanes - 1
-        if order.size == 0 and last < stop:
+        if order.size == 0 and first + lanes <= min(stop, n_safe):
             for i in range(lanes):
                 places[i] = first + i
+            vectors.transpose(rows, places, shift, scale, tile, number)
         else:
             last = 0
             for i in range(lanes):
                 at = min(first + i, stop - 1)
                 places[i] = order[at] if order.size > 0 else at
                 last = max(last, places[i])
-        if last < n_safe:
-            vectors.transpose(rows, places, shift, scale, tile, number)
-        else:
-            _take(rows, places, block)
-            vectors.transpose(block, places, shift, scale, tile, number)
+            if last < n_safe:
+                vectors.transpose(rows, places, shift, scale, tile, number)
+            else:
+                _take(rows, places, block)
+                vectors.transpose(block, places, shift, scale, tile, number)
         if n_groups <= step:
             vectors.two_nearest(
                 tile, number, centers, halves, 0, n_groups, best, second, norms, found

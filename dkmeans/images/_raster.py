@@ -1,8 +1,8 @@
 """Image files: probe the header with Pillow and rasterio, read the pixels with either.
 
 rasterio reads row bands or windows within bounded memory, whatever the size of the file. A JPEG
-that is small enough is decoded whole by Pillow, whose pixels are those that viewers show (GDAL
-interpolates the colours of subsampled JPEG otherwise). What a decoder must hold whole
+that is small enough is decoded whole by libjpeg-turbo, whose pixels are those that viewers show
+(GDAL interpolates the colours of subsampled JPEG otherwise). What a decoder must hold whole
 (progressive JPEG, interlaced PNG, WebP, turned pictures, strips and tiles of TIFF) is estimated
 from the header and refused beyond `MAX_RESIDENT`.
 """
