@@ -13,6 +13,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans import _frame_aligned as aligned
+from dkmeans._frame_aligned import Aligned
 from dkmeans._frame_moves import Bounds, Known, Moves
 from dkmeans._kernels import bounds as bound_kernels
 from dkmeans._kernels import boxes as box_kernels
@@ -29,7 +31,7 @@ Rows = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 
 _NO_WEIGHTS: Float64 = np.empty(0)
-_NO_LABELS: Int32 = np.empty(0, np.int32)
+NO_LABELS: Int32 = np.empty(0, np.int32)
 _NO_BOUNDS: Bounds = np.empty(0, np.float32), np.empty(0, np.float32)
 _MOST_EXPONENT = 1000  # of a power of two that float64 holds with room to spare
 
@@ -132,7 +134,7 @@ def _given(weights: Float64 | None) -> Float64:
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class Frame(Aligned):
     """Where offsets are measured from, and how they are scaled.
 
     Attributes
@@ -158,6 +160,8 @@ class Frame:
     precision: np.dtype[Any]
     center_dtype: np.dtype[Any]
     deep: bool
+
+    _ALIGNED = "shift", "scales"
 
     @classmethod
     def of(cls, ranges: Ranges, middle: Float64, dtype: np.dtype[Any], *, weighted: bool) -> Self:
@@ -211,14 +215,14 @@ class Frame:
 
     def totals(self, n_clusters: int) -> "RowTotals":
         """Return totals of nothing."""
-        sums = np.zeros((3, n_clusters, self.scales.size), np.int64)
+        sums = aligned.zeros((3, n_clusters, self.scales.size), np.int64)
         limbs = np.zeros(sum_kernels.LIMBS, np.int64)
         return RowTotals(self, np.zeros(n_clusters, np.int64), sums, limbs)
 
     def only(self, values: Rows, weights: Float64 | None) -> "RowTotals":
         """Return the totals of rows that are all in one cluster, without squared distances."""
         totals = self.totals(1)
-        totals.move_rows(values, weights, _NO_LABELS, np.zeros(len(values), np.int32))
+        totals.move_rows(values, weights, NO_LABELS, np.zeros(len(values), np.int32))
         return totals
 
 
@@ -229,7 +233,7 @@ def _exponents(values: Float64) -> npt.NDArray[np.int32]:
 
 
 @dataclass(frozen=True, eq=False)
-class Centers:
+class Centers(Aligned):
     """Centres in a frame, as the kernels take them."""
 
     frame: Frame
@@ -237,6 +241,8 @@ class Centers:
     packed: npt.NDArray[Any]
     halves: npt.NDArray[Any]
     moves: Moves | None = None
+
+    _ALIGNED = ("offsets",)
 
     def after(self, previous: "Centers", n_rows: int) -> "Centers":
         """Return the same centres, and how far they are from those of the last step."""
@@ -304,7 +310,7 @@ class Centers:
     def add(self, values: Rows, weights: Float64 | None, totals: "RowTotals") -> Int32:
         """Assign rows and add them to `totals`; return the labels."""
         labels = self.assign(values)
-        totals.move_rows(values, weights, _NO_LABELS, labels)
+        totals.move_rows(values, weights, NO_LABELS, labels)
         self.measure(values, weights, labels, totals)
         return labels
 

@@ -1,6 +1,7 @@
 """The kernels of rows of features, against plain NumPy."""
 
 import math
+import pickle
 
 import numba
 import numpy as np
@@ -302,6 +303,22 @@ def test_group_sorts_by_label():
 
 
 # Sums
+
+
+@pytest.mark.parametrize("d", [1, 3, 8, 33])
+def test_what_kernels_take_by_vectors_begins_with_a_line_in_any_process(d):
+    frame = frame_of(table_of(99, d, np.float32))
+    centers = frame.centers(np.ones((5, d)))
+    for sent in (frame, pickle.loads(pickle.dumps(frame))):  # noqa: S301 - written a moment ago
+        for array in (sent.shift, sent.scales, sent.totals(5).sums):
+            assert array.ctypes.data % vectors.BYTES == 0
+        np.testing.assert_array_equal(sent.shift, frame.shift)
+        np.testing.assert_array_equal(sent.scales, frame.scales)
+        assert (sent.unit, sent.deep) == (frame.unit, frame.deep)
+    for sent in (centers, pickle.loads(pickle.dumps(centers))):  # noqa: S301 - written a moment ago
+        assert sent.offsets.ctypes.data % vectors.BYTES == 0
+        np.testing.assert_array_equal(sent.offsets, centers.offsets)
+        np.testing.assert_array_equal(sent.packed, centers.packed)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
