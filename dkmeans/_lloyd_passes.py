@@ -52,7 +52,8 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
         if fitted is not None:
             return fitted
     # Where centres are given, a sample serves only to tell where the middle is.
-    n_sampled = None if _given(options) is None else min(limit, _summary_rows.MIDDLE)
+    is_given = _given(options) is not None
+    n_sampled = min(limit, _summary_rows.MIDDLE) if is_given else None
     look = _summary_rows.look(passes, data, limit, options.seed, n_sampled)
     options.check(look.ranges)
     if look.distinct is not None:
@@ -63,7 +64,8 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     weights = sample.weights if data.is_weighted else None
     ranges = None if is_sample else look.ranges
     in_part = is_sample or len(sample.rows) >= _IN_PART * options.n_clusters
-    summary = RowSummary(sample.rows, weights, in_part=in_part, in_order=is_sample, ranges=ranges)
+    in_order = is_sample and not is_given
+    summary = RowSummary(sample.rows, weights, in_part=in_part, in_order=in_order, ranges=ranges)
     if not is_sample:
         solution = _solve(summary, options, _given(options), n_init=None if in_part else 1)
         if not summary.is_as_given:
@@ -77,7 +79,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
         look.ranges, summary.frame.shift, summary.rows.dtype, weighted=data.is_weighted
     )
     start = frame.rounded(_start(passes, data, look, summary, frame, options))
-    momentum = MOMENTUM_OF_PASSES if _given(options) is None else 0.0
+    momentum = 0.0 if is_given else MOMENTUM_OF_PASSES
     standing = Standing(
         frame, look.ranges, summary.mean_variance, momentum, start, start, np.inf, 0,
         passes.n_passes,

@@ -104,15 +104,18 @@ class _Look:
         looks: list[Look] = []
         for block in blocks(partition, tick):
             ranges, used = Ranges.of(block.values, block.weights, block.numbers)
-            weights = used.astype(np.float64)
+            weights = None
             if block.weights is not None:
-                weights[used] = block.weights[used]
+                weights = np.where(used, block.weights, 0.0)
+            elif ranges.n_used < ranges.n_rows:
+                weights = used.astype(np.float64)
             sample = Sample.of(self.limit, block, weights, self.seed, self.floor)
             distinct = None
             if self.most and (not looks or looks[0].distinct is not None):
-                distinct = _distinct(block.values, weights, self.most)
+                counts = np.ones(len(used))  # integers are never missing
+                distinct = _distinct(block.values, counts, self.most)
                 if distinct is not None and distinct[0] is block.values:
-                    distinct = block.values.copy(), weights  # the block may not last
+                    distinct = block.values.copy(), counts  # the block may not last
             looks.append(Look(ranges, sample, distinct, self.most))
             looks = _fewer(looks)
         return looks

@@ -37,17 +37,24 @@ class Sample:
 
     @classmethod
     def of(
-        cls, limit: int, block: Block, weights: Float64, seed: int, floor: float = 0.0
+        cls, limit: int, block: Block, weights: Float64 | None, seed: int, floor: float = 0.0
     ) -> "Sample":
-        """Draw from the rows of a block that have a weight, (n,), and a priority above `floor`."""
-        numbers = block.numbers()
-        places, found = np.empty(len(numbers), np.int64), np.empty(len(numbers))
-        n = kernels.draw(seed, numbers, weights, floor, places, found)
+        """Draw from the rows of a block that have a weight and a priority above `floor`.
+
+        `weights` is (n,), or None where each row counts once.
+        """
+        first = block.run()
+        # Where rows follow one by one, their numbers need not be written down to be read again.
+        every = block.numbers() if first is None else np.empty(0, np.int64)
+        places, found = np.empty(len(block.values), np.int64), np.empty(len(block.values))
+        given = np.empty(0) if weights is None else weights
+        n = kernels.draw(seed, first or 0, every, given, floor, places, found)
         used, priorities = places[:n], found[:n]
-        chosen = highest(priorities, numbers[used], limit + 1)
+        numbers = used + first if first is not None else every[used]
+        chosen = highest(priorities, numbers, limit + 1)
         origin = used[chosen]
-        rows = block.values[origin]
-        return cls(limit, rows, numbers[origin], weights[origin], priorities[chosen])
+        some = np.ones(origin.size) if weights is None else weights[origin]
+        return cls(limit, block.values[origin], numbers[chosen], some, priorities[chosen])
 
     def merge(self, *others: "Sample") -> "Sample":
         """Return the sample of all rows that these were drawn from."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
+from dkmeans._frame import NO_LABELS, Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
 from dkmeans._frame_moves import Known
 from dkmeans._passes_threads import in_threads
 from dkmeans._summary_sorted import Sorted, boxes_of, is_worth_it
@@ -88,7 +88,8 @@ class Part:
 
     def step(self, centers: Centers) -> None:
         """Go on to other centres."""
-        before = self.known.labels.copy()
+        is_first = self.n_moved == np.inf
+        before = NO_LABELS if is_first else self.known.labels.copy()
         if self.boxes is not None:
             centers.assign_boxed(self.rows, self.boxes, self.known.labels)
         elif self.is_bounded:

@@ -43,6 +43,13 @@ class Block:
         """Return the number of each row in the whole table, (n,)."""
         return self.region.numbers(self.leading) + self.first
 
+    def run(self) -> int | None:
+        """Return the number of the first row, if those of the others follow one by one."""
+        if not self.region.is_run(self.leading):
+            return None
+        corner = Region(self.region.start, (1,) * len(self.leading))
+        return int(corner.numbers(self.leading)[0]) + self.first
+
 
 class RowSource(ABC):
     """An array whose blocks are read by region; the last axis holds the features.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate, product
+from itertools import accumulate, dropwhile, islice, product
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,17 @@ class Region:
             along = np.arange(start, start + size)
             numbers = along if numbers is None else numbers[..., None] * extent + along
         return np.zeros(1, np.int64) if numbers is None else numbers.reshape(-1)
+
+    def is_run(self, leading: tuple[int, ...]) -> bool:
+        """Return whether these numbers follow each other one by one.
+
+        Examples
+        --------
+        >>> [Region((1, 0), size).is_run((3, 10)) for size in ((2, 10), (1, 4), (2, 4))]
+        [True, True, False]
+        """
+        axes = dropwhile(lambda axis: axis[1] == 1, zip(leading, self.size, strict=True))
+        return all(extent == size for extent, size in islice(axes, 1, None))
 
 
 def regions(chunks: Chunks) -> Iterator[tuple[tuple[int, ...], Region]]:

@@ -12,11 +12,13 @@ from pathlib import Path
 import dask
 import dask.array as da
 import dask.dataframe as dd
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 import zarr
+from hypothesis import strategies as st
 from zarr.codecs import Crc32cCodec
 
 from dkmeans import (
@@ -29,6 +31,7 @@ from dkmeans import (
 )
 from dkmeans._passes import Passes
 from dkmeans._tables import table
+from dkmeans._tables_blocks import Block
 from dkmeans._tables_regions import Region, Regions, regions, regular
 from dkmeans._tables_zarr import steps
 from dkmeans._validation import DkmeansError, InvalidArgumentError, SourceError
@@ -520,6 +523,19 @@ def test_regions_cover_every_row_once():
     np.testing.assert_array_equal(np.sort(np.concatenate(numbers)), np.arange(140))
     assert list(regions(((0,), (3,)))) == []
     assert Region((2,), (3,)).slices == (slice(2, 5),)
+
+
+# Of each axis: what lies before the region, in it, and after it.
+AXES = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.integers(0, 2)), max_size=4)
+
+
+@hypothesis.given(AXES)
+def test_a_run_is_what_its_numbers_say(axes):
+    region = Region(tuple(a for a, _, _ in axes), tuple(n for _, n, _ in axes))
+    leading = tuple(sum(axis) for axis in axes)
+    block = Block(np.empty((region.n_pixels, 1)), None, region, leading, first=7)
+    numbers = block.numbers()
+    assert block.run() == (numbers[0] if (np.diff(numbers) == 1).all() else None)
 
 
 @pytest.mark.parametrize("step", [(3, 4, 2), (1, 1, 1), (7, 4, 5), (9, 3, 2)])

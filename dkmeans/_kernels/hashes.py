@@ -37,18 +37,26 @@ def _chance(seed: Any, number: Any) -> Any:
 
 @kernel
 def draw(
-    seed: int, numbers: Int64, weights: Float64, floor: float, places: Int64, priorities: Float64
+    seed: int,
+    first: int,
+    numbers: Int64,
+    weights: Float64,
+    floor: float,
+    places: Int64,
+    priorities: Float64,
 ) -> int:
     """Find the rows, (n,), whose weight divided by their chance is above `floor`.
 
     Return how many there are; `places` and `priorities`, OUT (n,), tell which and how much it is.
+    `numbers` is (n,), or (0,) for those that follow `first`; `weights` (n,), or (0,) for 1.
     """
     n = 0
-    for i in range(numbers.size):
-        chance = _chance(seed, numbers[i])
-        if weights[i] > floor * chance:
+    for i in range(places.size):
+        weight = weights[i] if weights.size > 0 else 1.0
+        chance = _chance(seed, numbers[i] if numbers.size > 0 else first + i)
+        if weight > floor * chance:
             places[n] = i
-            priorities[n] = weights[i] / chance
+            priorities[n] = weight / chance
             n += 1
     return n
 

@@ -11,7 +11,7 @@ Float64 = npt.NDArray[np.float64]
 Rows = npt.NDArray[Any]
 
 _LINE = 64  # values
-_LINES = 8  # looked at before they are compared
+_LINES = 16  # of which one that has a flaw is looked at again, row by row, and so are the others
 
 
 @kernel
@@ -35,31 +35,38 @@ def ranges(rows: Rows, used: npt.NDArray[np.bool_], low: Float64, high: Float64)
     n, d = rows.shape
     # Rows lie side by side in lines of _LINE values or more, which are compared as vectors.
     abreast = max(_LINE // d, 1)
-    lines = rows[: n // abreast * abreast].reshape(n // abreast, abreast * d)
-    lows, highs = np.empty(abreast * d, rows.dtype), np.empty(abreast * d, rows.dtype)
+    width = abreast * d
+    lines = rows[: n // abreast * abreast].reshape(n // abreast, width)
+    lows, highs = np.empty(width, rows.dtype), np.empty(width, rows.dtype)
+    least, greatest, flaws = np.empty_like(lows), np.empty_like(lows), np.empty_like(lows)
     first_infinite = -1
     n_plain = 0
     for first in range(0, lines.shape[0], _LINES):
         stop = min(first + _LINES, lines.shape[0])
-        flaws = 0
-        for line in range(first, stop):
-            for i in range(lines.shape[1]):
-                flaws += lines[line, i] - lines[line, i] != 0  # NaN, of infinity too
+        n_flaws = 0
         for i in range(first * abreast, stop * abreast):
-            flaws += not used[i]
-        if flaws > 0:
+            n_flaws += not used[i]
+        for i in range(width):
+            least[i] = greatest[i] = lines[first, i]
+            flaws[i] = 0
+        for line in range(first, stop, 4):  # so what was found is read and written once for four
+            second, third = min(line + 1, stop - 1), min(line + 2, stop - 1)
+            last = min(line + 3, stop - 1)
+            for i in range(width):
+                a, b, c, e = lines[line, i], lines[second, i], lines[third, i], lines[last, i]
+                flaws[i] += ((a - a) + (b - b)) + ((c - c) + (e - e))  # NaN, of infinity too
+                least[i] = min(least[i], a, b, c, e)
+                greatest[i] = max(greatest[i], a, b, c, e)
+        for i in range(width):
+            n_flaws += flaws[i] != 0
+        if n_flaws > 0:
             found = _ranges_of_some(rows, used, first * abreast, stop * abreast, low, high)
             first_infinite = found if first_infinite < 0 else first_infinite
             continue
-        if n_plain == 0:
-            for i in range(lines.shape[1]):  # assigning to a slice takes seconds to compile
-                lows[i] = highs[i] = lines[first, i]
         n_plain += 1
-        for line in range(first, stop):
-            for i in range(lines.shape[1]):
-                value = lines[line, i]
-                lows[i] = min(lows[i], value)
-                highs[i] = max(highs[i], value)
+        for i in range(width):
+            lows[i] = min(lows[i], least[i]) if n_plain > 1 else least[i]
+            highs[i] = max(highs[i], greatest[i]) if n_plain > 1 else greatest[i]
     found = _ranges_of_some(rows, used, lines.shape[0] * abreast, n, low, high)
     first_infinite = found if first_infinite < 0 else first_infinite
     if n_plain > 0:

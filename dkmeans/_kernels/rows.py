@@ -147,8 +147,9 @@ def assign(
             tile, block, best, second, norms, found,
         )  # fmt: skip
         if upper.size == 0 and scores.all_sure(stop - start, best, second, norms, precision, reach):
-            for lane in range(stop - start):  # assigning to a slice takes seconds to compile
-                labels[start + lane] = found[lane]
+            sure = labels[start:stop]
+            for lane in range(sure.size):  # assigning to all of it takes seconds to compile
+                sure[lane] = found[lane]
             continue
         scores.limits(n_lanes, best, second, norms, precision, reach)
         settle(
