@@ -80,10 +80,10 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     )
     start = frame.rounded(_start(passes, data, look, summary, frame, options))
     momentum = 0.0 if is_given else MOMENTUM_OF_PASSES
+    variance = summary.mean_variance if options.tol else 0.0
     standing = Standing(
-        frame, look.ranges, summary.mean_variance, momentum, start, start, np.inf, 0,
-        passes.n_passes,
-    )  # fmt: skip
+        frame, look.ranges, variance, momentum, start, start, np.inf, 0, passes.n_passes
+    )
     if options.keep is not None:
         options.keep(standing)
     return _refined(passes, data, standing, options)

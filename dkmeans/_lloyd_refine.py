@@ -37,7 +37,7 @@ class Standing:
     frame, ranges
         Of all rows.
     mean_variance, momentum
-        As the sample told them, see `refine`.
+        As the sample told them, see `refine`; the first is 0 where `tol` is.
     centers
         (k, d) float64: for the next pass.
     means

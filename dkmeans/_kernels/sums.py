@@ -30,6 +30,9 @@ ROWS = 4096  # between two carries
 BITS = 50  # of an offset times its scale
 LIMBS = 68
 
+_EXPONENTS = 1 << 11  # of float64
+_AT_A_TIME = 1 << 11  # values, each below 2**53
+
 # Adding this to a float64 below 2**51 rounds it to an integer, which then stands in its low bits.
 ROUND = 1.5 * 2.0**52
 ROUND_BITS = 0x4338000000000000
@@ -56,20 +59,28 @@ def add_exactly(values: Float64, limbs: Int64) -> None:
     2**29 values before `carry_limbs`.
     """
     bits = values.view(np.uint64)
-    for i in range(bits.size):
-        exponent: Any = np.int64(bits[i] >> np.uint64(52))
-        mantissa = bits[i] & np.uint64((1 << 52) - 1)
-        if exponent == 0:
-            exponent = 1  # a subnormal number
-        else:
-            mantissa |= np.uint64(1 << 52)
-        place = (exponent - 1) >> 5
-        shift = np.uint64((exponent - 1) & 31)
-        low = (mantissa & _MASK) << shift
-        high = (mantissa >> np.uint64(32)) << shift
-        limbs[place] += np.int64(low & _MASK)
-        limbs[place + 1] += np.int64((low >> np.uint64(32)) + (high & _MASK))
-        limbs[place + 2] += np.int64(high >> np.uint64(32))
+    # Values of one exponent are added up first: as one integer, of which so many fill 64 bits.
+    found = np.zeros(_EXPONENTS, np.uint64)
+    for start in range(0, bits.size, _AT_A_TIME):
+        some = bits[start : start + _AT_A_TIME]
+        least, greatest = _EXPONENTS - 1, 0
+        for i in range(some.size):
+            exponent: Any = np.int64(some[i] >> np.uint64(52))
+            mantissa = some[i] & np.uint64((1 << 52) - 1)
+            if exponent > 0:  # else a subnormal number
+                mantissa |= np.uint64(1 << 52)
+            found[exponent] += mantissa
+            least, greatest = min(least, exponent), max(greatest, exponent)
+        for exponent in range(least, greatest + 1):
+            total = found[exponent]
+            found[exponent] = 0
+            place = (max(exponent, 1) - 1) >> 5
+            shift = np.uint64((max(exponent, 1) - 1) & 31)
+            low = (total & _MASK) << shift
+            high = (total >> np.uint64(32)) << shift
+            limbs[place] += np.int64(low & _MASK)
+            limbs[place + 1] += np.int64((low >> np.uint64(32)) + (high & _MASK))
+            limbs[place + 2] += np.int64(high >> np.uint64(32))
 
 
 @kernel
