@@ -11,7 +11,7 @@ Float64 = npt.NDArray[np.float64]
 Rows = npt.NDArray[Any]
 
 _LINE = 64  # values
-_LINES = 16  # of which one that has a flaw is looked at again, row by row, and so are the others
+_LINES = 16  # compared at once; if one has a flaw, all are looked at again, row by row
 
 
 @kernel
