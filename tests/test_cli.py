@@ -287,6 +287,30 @@ def test_killed_workers(library):
     assert result.stderr.startswith("dkmeans: error: worker processes died, most likely for want")
 
 
+STUCK = """
+import sys, threading
+from dkmeans import _cli
+
+@_cli.cli.command()
+def stuck():
+    raise KeyboardInterrupt
+
+lock = threading.Lock()
+lock.acquire()
+threading.Thread(target=lock.acquire).start()
+_cli._PATIENCE = 0.2
+sys.argv = ["dkmeans", "stuck"]
+_cli.main()
+"""
+
+
+def test_a_thread_that_waits_for_good_does_not_keep_an_interrupted_process():
+    command = [sys.executable, "-c", STUCK]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "dkmeans: interrupted; nothing was left half-written\n"
+
+
 def test_sigterm(library):
     before = signal.getsignal(signal.SIGTERM)
     library.act = lambda: os.kill(os.getpid(), signal.SIGTERM)
