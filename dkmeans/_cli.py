@@ -8,13 +8,12 @@ import gc
 import io
 import os
 import sys
-import threading
 from functools import partial
 from typing import Any
 
 import click
 
-from dkmeans._cli_errors import INTERRUPTED, SOME_FAILED, TERMINATED, Commands
+from dkmeans._cli_errors import INTERRUPTED, SOME_FAILED, TERMINATED, Commands, end_soon
 from dkmeans._cli_jobs import job_options, resume_option, run
 from dkmeans._cli_plan import plan
 from dkmeans._cli_tables import fit, predict
@@ -22,7 +21,6 @@ from dkmeans._report_words import printable
 from dkmeans._validation import DkmeansError
 
 _ALLOCATIONS = 50_000  # between two collections of garbage
-_PATIENCE = 10.0  # seconds after an interrupt
 
 
 @click.group(
@@ -177,16 +175,5 @@ def main() -> None:
         cli(prog_name="dkmeans")
     except SystemExit as end:
         if end.code in (INTERRUPTED, TERMINATED):
-            _end_soon(int(end.code))
+            end_soon(int(end.code))
         raise
-
-
-def _end_soon(status: int) -> None:
-    """End the process in some seconds, if it has not ended by then.
-
-    Threads end with what they do. But an interrupt in the moment in which a library takes a lock
-    leaves it taken, and a thread that waits for it would keep the process for good.
-    """
-    timer = threading.Timer(_PATIENCE, os._exit, (status,))
-    timer.daemon = True
-    timer.start()

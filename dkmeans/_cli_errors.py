@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from dkmeans._report_words import printable
 from dkmeans._validation import KEPT, CompleteError, DkmeansError, InvalidArgumentError
 
 SOME_FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 128 + 2, 128 + 15
+
+_PATIENCE = 10.0  # seconds after an interrupt
 
 # What the library calls by other names. Its errors begin with the name of the argument.
 _OPTIONS = {
@@ -48,6 +51,17 @@ class Commands(click.Group):
             status, sentence = explained
             click.echo(f"dkmeans: {printable(sentence)}", err=True)
             ctx.exit(status)
+
+
+def end_soon(status: int) -> None:
+    """End the process in some seconds, if it has not ended by then.
+
+    Threads end with what they do. But an interrupt in the moment in which a library takes a lock
+    leaves it taken, and a thread that waits for it would keep the process for good.
+    """
+    timer = threading.Timer(_PATIENCE, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
 
 
 @contextmanager

@@ -289,7 +289,7 @@ def test_killed_workers(library):
 
 STUCK = """
 import sys, threading
-from dkmeans import _cli
+from dkmeans import _cli, _cli_errors
 
 @_cli.cli.command()
 def stuck():
@@ -298,7 +298,7 @@ def stuck():
 lock = threading.Lock()
 lock.acquire()
 threading.Thread(target=lock.acquire).start()
-_cli._PATIENCE = 0.2
+_cli_errors._PATIENCE = 0.2
 sys.argv = ["dkmeans", "stuck"]
 _cli.main()
 """
