@@ -234,9 +234,12 @@ def _move(
 
     Return how many rows were added or moved; they are counted unless `counts` is (0,).
     """
-    places = np.arange(start, stop)
-    n = _moving(before[start:stop], labels[start:stop], places) if before.size > 0 else places.size
-    for i in places[:n]:
+    places = np.empty(_AT_A_TIME if before.size > 0 else 0, np.int32)
+    n = stop - start
+    if before.size > 0:
+        n = _moving(before[start:stop], labels[start:stop], places)
+    for at in range(n):
+        i = start + (places[at] if before.size > 0 else at)
         cluster, weight = labels[i], weights[i] if weights.size > 0 else 1.0
         if weight == 0:
             continue
@@ -252,17 +255,12 @@ def _move(
 
 
 @kernel
-def _moving(before: Int32, labels: Int32, places: Int64) -> int:
-    """Bring the places of rows that change their cluster to the front; return how many do."""
-    moves = np.zeros(-(-labels.size // 8) * 8, np.bool_)
-    for i in range(labels.size):
-        moves[i] = before[i] != labels[i]
+def _moving(before: Int32, labels: Int32, places: Int32) -> int:
+    """Write which labels are others than before; return how many. `places` is OUT (n,)."""
     n = 0
-    for eight, some in enumerate(moves.view(np.uint64)):  # most do not, after a few steps
-        if some != 0:
-            for i in range(8 * eight, min(8 * eight + 8, labels.size)):
-                places[n] = places[i]
-                n += moves[i]
+    for i in range(labels.size):  # without branches, which would go either way
+        places[n] = i
+        n += before[i] != labels[i]
     return n
 
 
