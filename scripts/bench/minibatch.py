@@ -112,7 +112,7 @@ def cases(options: Namespace) -> Iterator[Case]:
     given = {"path": path, "n_clusters": k, "judged": judged, "goal": goal}
     entries = [
         Entry(OURS, Ours, given),
-        Entry(f"{PEER}, whole chunks", Partial, {**given, "batch": None}, warm=False, rounds=2),
+        Entry(f"{PEER}, whole chunks", Partial, {**given, "batch": None}, warm=False, rounds=5),
         Entry(
             f"{PEER}, batches of {BATCH}", Partial, {**given, "batch": BATCH}, warm=False, rounds=1
         ),
