@@ -1,7 +1,7 @@
 """Lloyd's algorithm on a summary: restarts, stop rules, empty clusters."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal, Protocol, Self, TypeVar
 
@@ -25,6 +25,11 @@ _STARTS = 4  # before it is known whether they differ
 _ALIKE = 0.01  # of the best inertia, the standard deviation among starts: more would win little
 _TRIAL = 5  # iterations, after which restarts are judged
 _FINALISTS, _PER_FINALIST = 2, 8  # at least, and of so many restarts one: they run to the end
+
+_SWAPS_FAILED = 4  # in a row, until no more are tried; from two clusters to two others
+_SWAP_TRIAL = 3  # iterations, after which a swap is judged
+_SWAPS = 2  # are tried at most, for each cluster
+_LEAST_SWAPPED, _MOST_SWAPPED = 4, 512  # clusters
 
 _MOMENTUM = 0.9  # see `accelerated`
 
@@ -140,6 +145,7 @@ def solve(
     seed: int = 0,
     watch: Watch | None = None,
     halving: bool = False,
+    swaps: bool = False,
 ) -> Solution:
     """Find the centres that minimise the inertia over the points of a summary.
 
@@ -172,6 +178,8 @@ def solve(
         Whether starts that are behind after a few iterations, most of them, end there if it is not
         on the exact points (K. Jamieson, A. Talwalkar, "Non-stochastic best arm identification and
         hyperparameter optimization", AISTATS 2016, section 3).
+    swaps
+        Whether, with `n_init` None, centres of the best start move singly, see `_Runs.swapped`.
     """
     scaled_tol = tol * summary.mean_variance if tol else 0.0
     momentum = _MOMENTUM if init is None else 0.0
@@ -193,6 +201,8 @@ def solve(
     if n_init is None and not _are_alike(found):
         found += runs.begin(range(n_runs, 2 * n_runs), 2 * n_runs, depths[0])
     best = runs.best(found, depths[0])
+    if swaps and n_init is None:
+        best = runs.swapped(best, depths[0])
     for depth in depths[1:]:
         best = runs.go(best.centers, depth)
     return best
@@ -244,11 +254,74 @@ class _Runs:
             found = in_threads(lambda start: self.go(start.centers, depth, rest), chosen)
         return min(found, key=attrgetter("inertia"))
 
+    def swapped(self, best: Solution, depth: int) -> Solution:
+        """Move centres to where they are missed more, one at a time, as long as it is for the good.
+
+        Where clusters lie apart, runs end with one centre for two of them and two for another one,
+        and hardly any start has all right. Random swaps find out (P. Franti, "Efficiency of random
+        swap clustering", Journal of Big Data 5, 2018, section 2); here a centre that its neighbour
+        could do without goes to a point of a cluster with much inertia, and stays if it pays.
+        """
+        if not _LEAST_SWAPPED <= self.n_clusters <= _MOST_SWAPPED:
+            return best
+        points, weights = self.summary.points(depth)
+        rng = np.random.default_rng([self.seed, self.n_clusters, depth])
+        unwatched, start, n_failed = replace(self, watch=None), best, 0
+        for _ in range(_SWAPS * self.n_clusters):
+            labels = best.labels
+            if labels is None:
+                break
+            if n_failed == 0:
+                inertias = _inertias(labels, best.centers, points, weights)
+                costs, neighbours = _merging_costs(best.centers, best.weights)
+            donor = np.argsort(costs, kind="stable")[n_failed // 2]
+            others = np.where(np.arange(self.n_clusters) == donor, 0.0, inertias)
+            taker = np.argsort(-others, kind="stable")[n_failed % 2]
+            if not others[taker] > costs[donor]:  # it cannot pay
+                break
+            centers, pair = best.centers.copy(), [donor, neighbours[donor]]
+            if best.weights[pair].sum() > 0:
+                centers[pair[1]] = np.average(centers[pair], axis=0, weights=best.weights[pair])
+            centers[donor] = points[rng.choice(np.flatnonzero(labels == taker))]
+            found = unwatched.go(centers, depth, min(_SWAP_TRIAL, self.max_iter))
+            best, n_failed = (found, 0) if found.inertia < best.inertia else (best, n_failed + 1)
+            if n_failed == _SWAPS_FAILED:
+                break
+        return best if best is start else self.go(best.centers, depth)
+
     def _n_best(self, n_init: int, depth: int) -> int:
         """Return how many starts run to their end."""
         if depth == self.summary.depths[-1] or not self.halving:
             return n_init
         return min(n_init, max(_FINALISTS, n_init // _PER_FINALIST))
+
+
+def _inertias(
+    labels: npt.NDArray[np.int32], centers: Float64, points: npt.NDArray[Any], weights: Float64
+) -> Float64:
+    """Return the inertia of each cluster, rounded as it comes. Memory: the points as float64."""
+    offsets = centers[labels]
+    np.subtract(points, offsets, out=offsets)
+    np.square(offsets, out=offsets)
+    found = np.zeros(len(centers))
+    np.add.at(found, labels, weights * offsets.sum(axis=1))
+    return found
+
+
+def _merging_costs(centers: Float64, weights: npt.NDArray[Any]) -> tuple[Float64, Int64]:
+    """Return what it adds to the inertia to join each cluster with the best other, and which it is.
+
+    See J. H. Ward, "Hierarchical grouping to optimize an objective function", Journal of the
+    American Statistical Association 58, 1963.
+    """
+    costs, neighbours = np.zeros(len(centers)), np.zeros(len(centers), np.int64)
+    for c, center in enumerate(centers):
+        both = np.maximum(weights + weights[c], np.finfo(np.float64).tiny)
+        added = weights * (weights[c] / both) * ((centers - center) ** 2).sum(axis=1)
+        added[c] = np.inf
+        neighbours[c] = added.argmin()
+        costs[c] = added[neighbours[c]]
+    return costs, neighbours
 
 
 def _are_alike(found: list[Solution]) -> bool:

@@ -144,6 +144,7 @@ def _solve(
         seed=options.seed,
         watch=options.watch,
         halving=True,
+        swaps=True,
     )
 
 

@@ -183,6 +183,7 @@ def _start_on_part(summary: RowSummary, options: Options, seed: int) -> Float64:
         seeding=options.init,
         n_init=options.n_init,
         seed=seed,
+        swaps=True,
     )
     return solution.centers
 

@@ -12,6 +12,7 @@ from sklearn.cluster import KMeans
 from dkmeans import _lloyd, _summary_octree
 from dkmeans._lloyd import solve
 from dkmeans._summary import ColourCounts, ColourSummary
+from dkmeans._summary_rows import RowSummary
 
 
 def summary_of(image):
@@ -348,3 +349,61 @@ def test_centres_may_lie_outside_of_all_colours(rgb, k):
     np.testing.assert_array_equal(
         totals.weights, np.bincount(distances.argmin(axis=1), minlength=k)
     )
+
+
+def clusters_apart(k, d, n=4000, seed=0):
+    """Rows around `k` means, far apart, and the means."""
+    rng = np.random.default_rng(seed)
+    means = rng.normal(0, 20, (k, d))
+    return means[rng.integers(0, k, n)] + rng.normal(size=(n, d)), means
+
+
+def in_one_corner(points, weights, n_clusters, rng):
+    """A seeding that leaves most clusters to a few centres: it knows the nearest points alone."""
+    del weights, rng
+    order = np.argsort(((points - points[0]) ** 2).sum(axis=1))
+    return points[order[:n_clusters]].astype(np.float64)
+
+
+@pytest.mark.parametrize(("k", "d", "in_part"), [(4, 1, False), (9, 2, True), (30, 8, True)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_swaps_find_the_clusters_that_a_start_missed(k, d, in_part, weighted):
+    rows, means = clusters_apart(k, d, seed=k)
+    weights = np.random.default_rng(1).uniform(0.5, 2, len(rows)) if weighted else None
+    summary = RowSummary(rows, weights, in_part=in_part)
+    known = KMeans(k, init=means, n_init=1).fit(rows, sample_weight=weights).inertia_
+    given = {"seeding": in_one_corner, "n_init": None, "seed": 1}
+    plain, swapped = (solve(summary, k, swaps=swaps, **given) for swaps in (False, True))
+    assert plain.inertia > 1.5 * known
+    assert swapped.inertia <= 1.001 * known
+
+
+def test_swaps_are_for_default_starts_and_leave_what_is_right():
+    rows, means = clusters_apart(6, 3)
+    summary = RowSummary(rows, None)
+    for given in ({"n_init": 1}, {"n_init": 3}, {"init": means}):
+        options = {"seeding": in_one_corner, **given}
+        plain, swapped = (solve(summary, 6, swaps=swaps, **options) for swaps in (False, True))
+        np.testing.assert_array_equal(swapped.centers, plain.centers)
+    right = {"seeding": lambda *_: means, "n_init": None}
+    plain, swapped = (solve(summary, 6, swaps=swaps, **right) for swaps in (False, True))
+    np.testing.assert_array_equal(swapped.centers, plain.centers)
+
+
+def test_swaps_do_not_depend_on_who_watches():
+    rows, _ = clusters_apart(9, 2)
+    seen = []
+    given = {"seeding": in_one_corner, "n_init": None, "swaps": True}
+    summary = RowSummary(rows, None)
+    alone = solve(summary, 9, **given)
+    watched = solve(summary, 9, watch=lambda *now: seen.append(now) is not None, **given)
+    np.testing.assert_array_equal(watched.centers, alone.centers)
+    assert seen[-1][0] == watched.n_iter
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e150])
+def test_swaps_take_numbers_at_the_ends_of_the_range(scale):
+    rows, means = clusters_apart(5, 2)
+    found = solve(RowSummary(rows * scale, None), 5, n_init=None, swaps=True)
+    known = KMeans(5, init=means, n_init=1).fit(rows).inertia_
+    assert found.inertia / scale / scale == pytest.approx(known, rel=1e-3)
