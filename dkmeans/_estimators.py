@@ -36,7 +36,8 @@ class KMeans(BaseKMeans):
         How many starts to choose the best of. "auto" is 1, or 10 for "random" and functions; over
         data larger than a summary 1 becomes 4, and 8 where these differ by more than 1 %, since
         starts run on the summary, in memory, and cost no pass. Where they run on a part of the
-        rows, only the best two, or an eighth of them, go on after five iterations.
+        rows, only the best two, or an eighth of them, go on after five iterations. With "auto",
+        centres of the best one are then moved to clusters that it has missed.
     max_iter
         The most iterations of a run.
     tol

@@ -46,7 +46,8 @@ class MiniBatchKMeans(BaseKMeans):
     n_init
         How many starts to choose from by their inertia; "auto" is 1, or 3 for "random" and
         functions. Over data larger than a summary the start is found by k-means on a part of it,
-        of so many starts the best; "auto" is 4, or 8 where these differ by more than 1 %.
+        of so many starts the best; "auto" is 4, or 8 where these differ by more than 1 %, and
+        centres of the best one are then moved to clusters that it has missed.
     reassignment_ratio
         Centres with less than this share of the largest count are moved to rows of the batch.
 
