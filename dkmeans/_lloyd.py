@@ -28,6 +28,7 @@ _FINALISTS, _PER_FINALIST = 2, 8  # at least, and of so many restarts one: they 
 
 _SWAPS_FAILED = 4  # in a row, until no more are tried; from two clusters to two others
 _SWAP_TRIAL = 3  # iterations, after which a swap is judged
+_SWAP_GAIN = 0.1  # of the mean inertia of a cluster, at least: clusters apart are worth more
 _SWAPS = 2  # are tried at most, for each cluster
 _LEAST_SWAPPED, _MOST_SWAPPED = 4, 512  # clusters
 
@@ -284,7 +285,8 @@ class _Runs:
                 centers[pair[1]] = np.average(centers[pair], axis=0, weights=best.weights[pair])
             centers[donor] = points[rng.choice(np.flatnonzero(labels == taker))]
             found = unwatched.go(centers, depth, min(_SWAP_TRIAL, self.max_iter))
-            best, n_failed = (found, 0) if found.inertia < best.inertia else (best, n_failed + 1)
+            least = best.inertia * (1 - _SWAP_GAIN / self.n_clusters)
+            best, n_failed = (found, 0) if found.inertia < least else (best, n_failed + 1)
             if n_failed == _SWAPS_FAILED:
                 break
         return best if best is start else self.go(best.centers, depth)
