@@ -265,6 +265,8 @@ class _Runs:
         """
         if not _LEAST_SWAPPED <= self.n_clusters <= _MOST_SWAPPED:
             return best
+        # Labels have the order of these points. A summary of rows "as given" has another one at its
+        # last depth, but so many rows that starts never run there.
         points, weights = self.summary.points(depth)
         rng = np.random.default_rng([self.seed, self.n_clusters, depth])
         unwatched, start, n_failed = replace(self, watch=None), best, 0
