@@ -26,9 +26,9 @@ from dkmeans import _lloyd_passes, _model
 from dkmeans._estimators_callbacks import CallbackSupportMixin
 from dkmeans._estimators_checks import Finite, check_columns, is_rich
 from dkmeans._frame import Centers, Float64, Frame, Ranges
-from dkmeans._lloyd import Seeding
 from dkmeans._lloyd_passes import Fit
 from dkmeans._passes import Passes
+from dkmeans._seeding import Seeding
 from dkmeans._tables import Table, table
 
 # What is kept as stored; other numbers become float64.

@@ -14,9 +14,11 @@ import numpy as np
 from dkmeans import _passes, _seeding, _seeding_parallel, _summary_rows
 from dkmeans._frame import Centers, Float64, Frame, Int64, Ranges, Rows
 from dkmeans._kernels import sums as sum_kernels
-from dkmeans._lloyd import Seeding, Solution, solve
+from dkmeans._lloyd import Solution
 from dkmeans._lloyd_refine import MOMENTUM_OF_PASSES, Options, Standing, refine
+from dkmeans._lloyd_starts import solve
 from dkmeans._passes import Partition, Passes, Ticker
+from dkmeans._seeding import Seeding
 from dkmeans._summary import ColourCounts, ColourSummary
 from dkmeans._summary_rows import Look, RowSummary, blocks
 from dkmeans._tables import Table, table

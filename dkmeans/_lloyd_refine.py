@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from dkmeans import _passes
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
-from dkmeans._lloyd import Seeding, Solution, StopReason, Watch, accelerated
+from dkmeans._lloyd import Solution, StopReason, Watch, accelerated
 from dkmeans._passes import Partition, Passes, Ticker
+from dkmeans._seeding import Seeding
 from dkmeans._summary_rows import blocks, farthest_of
 from dkmeans._summary_samples import highest
 from dkmeans._summary_walk import Walk

@@ -16,9 +16,11 @@ import numpy as np
 
 from dkmeans import _summary_rows
 from dkmeans._frame import Float64, Frame, Int64, Ranges, Rows
-from dkmeans._lloyd import Seeding, Solution, StopReason, Watch, solve
+from dkmeans._lloyd import Solution, StopReason, Watch
 from dkmeans._lloyd_passes import Fit
+from dkmeans._lloyd_starts import solve
 from dkmeans._passes import Passes
+from dkmeans._seeding import Seeding
 from dkmeans._summary_rows import RowSummary
 from dkmeans._tables import Table
 

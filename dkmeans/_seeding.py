@@ -1,5 +1,6 @@
 """Where k-means starts: initial centres chosen among weighted points."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from dkmeans._passes_threads import in_threads
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Points = npt.NDArray[Any]
+
+# Takes points, (n, d), their weights, how many centres to choose, and the source of draws.
+Seeding = Callable[[Points, Float64, int, np.random.Generator], Float64]
 
 _PARTS = 8  # of the work on many points, for threads
 _SMALL = 1 << 22  # numbers; below this, threads cost more than they save

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from dkmeans import _lloyd, _summary_octree
-from dkmeans._lloyd import solve
+from dkmeans import _lloyd, _lloyd_starts, _summary_octree
+from dkmeans._lloyd_starts import solve
 from dkmeans._summary import ColourCounts, ColourSummary
 from dkmeans._summary_rows import RowSummary
 
@@ -159,7 +159,7 @@ def test_with_momentum_fits_take_fewer_steps_and_end_where_no_step_leads_on(rgb,
         again = solve(summary, k, init=fit.centers, max_iter=1, tol=0)
         np.testing.assert_array_equal(again.centers, fit.centers)
         assert again.inertia == fit.inertia
-    monkeypatch.setattr(_lloyd, "_MOMENTUM", 0.0)
+    monkeypatch.setattr(_lloyd_starts, "_MOMENTUM", 0.0)
     plain = [solve(summary, k, seed=seed, tol=0, max_iter=10_000) for seed in range(6)]
     assert sum(fit.n_iter for fit in fits) < 0.8 * sum(fit.n_iter for fit in plain)
     assert sum(fit.inertia for fit in fits) < 1.005 * sum(fit.inertia for fit in plain)
@@ -269,7 +269,7 @@ def test_the_same_seed_gives_the_same_bits_on_any_scheduler(rgb, n_init, monkeyp
 
 def test_more_restarts_are_never_worse_on_the_points_they_run_on(rgb, monkeypatch):
     _, summary = rgb
-    monkeypatch.setattr(_lloyd, "_POINTS_PER_CLUSTER", 10**9)  # restart on the exact points
+    monkeypatch.setattr(_lloyd_starts, "_POINTS_PER_CLUSTER", 10**9)  # restart on the exact points
     results = [solve(summary, 12, n_init=n, seed=1).inertia for n in (1, 2, 4)]
     assert results == sorted(results, reverse=True)
 
@@ -280,15 +280,15 @@ def test_more_restarts_are_never_worse_on_the_points_they_run_on(rgb, monkeypatc
 )
 def test_starts_that_fall_behind_end_early(rgb, n_init, halving, n_best, monkeypatch):
     _, summary = rgb
-    runs, iterate = [], _lloyd._iterate
+    runs, iterate = [], _lloyd.iterate
 
     def noted(summary, centers, depth, *, max_iter, **options):
         found = iterate(summary, centers, depth, max_iter=max_iter, **options)
         runs.append((depth, max_iter, centers, found))
         return found
 
-    monkeypatch.setattr(_lloyd, "_iterate", noted)
-    monkeypatch.setattr(_lloyd, "_SPREAD_WITHIN", np.inf)  # the first points will do
+    monkeypatch.setattr(_lloyd, "iterate", noted)
+    monkeypatch.setattr(_lloyd_starts, "_SPREAD_WITHIN", np.inf)  # the first points will do
     with dask.config.set(scheduler="synchronous"):
         solution = solve(summary, 12, n_init=n_init, max_iter=50, seed=3, halving=halving)
     first = [run for run in runs if run[0] == runs[0][0]]
@@ -320,8 +320,8 @@ def test_more_starts_are_tried_where_the_first_ones_differ(rgb, spread, n_starts
         return [replace(known, inertia=1000 * (1 + apart * (i % 2))) for i in numbers]
 
     known = solve(summary, 12, max_iter=1)
-    monkeypatch.setattr(_lloyd._Runs, "begin", begin)
-    monkeypatch.setattr(_lloyd, "_SPREAD_WITHIN", np.inf)  # the first points will do
+    monkeypatch.setattr(_lloyd_starts._Runs, "begin", begin)
+    monkeypatch.setattr(_lloyd_starts, "_SPREAD_WITHIN", np.inf)  # the first points will do
     solve(summary, 12, n_init=None, max_iter=1)
     assert begun == list(range(n_starts))
     begun.clear()

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from dkmeans import _stores
 from dkmeans._documents import Kind, check_kinds, decoded_all, encoded, numbered_texts
-from dkmeans._lloyd import Solution, solve
+from dkmeans._lloyd import Solution
+from dkmeans._lloyd_starts import solve
 from dkmeans._palette import Palette
 from dkmeans._summary import ColourSummary
 
