@@ -251,19 +251,18 @@ def remove(place: Place) -> None:
 
 
 def exists(place: Place) -> bool:
-    """Return whether there are bytes at a place.
+    """Return whether there are bytes at a place; where a file cannot be looked up, there are none.
 
     Raises
     ------
     SourceError
-        If that cannot be told.
+        For a URL, if that cannot be told.
     """
     if is_url(place):
         from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
 
         return objects.exists(str(place))
-    with writing(place):
-        return os.path.lexists(place)
+    return os.path.lexists(place)
 
 
 def state(place: Place) -> State:
