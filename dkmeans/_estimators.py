@@ -33,11 +33,11 @@ class KMeans(BaseKMeans):
         n_features), or a function of ``(X, n_clusters, random_state)`` that returns one.
         "k-means||" reads data larger than a summary in six passes more.
     n_init
-        How many starts to choose the best of. "auto" is 1, or 10 for "random" and functions; over
-        data larger than a summary 1 becomes 4, and 8 where these differ by more than 1 %, since
-        starts run on the summary, in memory, and cost no pass. Where they run on a part of the
-        rows, only the best two, or an eighth of them, go on after five iterations. With "auto",
-        centres of the best one are then moved to clusters that it has missed.
+        How many starts to choose the best of. "auto" is 1, or 10 for "random" and functions. From
+        2,400 rows a cluster on, starts run on a part of them, in memory, and cost no pass: only the
+        best two, or an eighth of them, go on after five iterations; 1 by "auto" becomes 4, and 8
+        where these differ by more than 1 %, and centres of the best one are then moved to clusters
+        that it has missed.
     max_iter
         The most iterations of a run.
     tol

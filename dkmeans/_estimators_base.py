@@ -247,6 +247,11 @@ class BaseKMeans(
                 "No row counts: all have NaN." if ranges.n_missing else
                 "sample_weight is zero for every row; at least one must be above zero."
             )  # fmt: skip
+        if ranges.heaviest > _LARGEST / ranges.n_used:
+            raise ValueError(
+                f"sample_weight is up to {ranges.heaviest:.3g}, so large that the sum of all "
+                "weights may exceed float64. Scale the weights."
+            )
         extent = float((ranges.high / 2 - ranges.low / 2).max())
         if extent > math.sqrt(_LARGEST / ranges.low.size / ranges.n_used / ranges.heaviest) / 2:
             largest = max(np.abs(ranges.low).max(), np.abs(ranges.high).max())

@@ -46,15 +46,16 @@ class MiniBatchKMeans(BaseKMeans):
     n_init
         How many starts to choose from by their inertia; "auto" is 1, or 3 for "random" and
         functions. Over data larger than a summary the start is found by k-means on a part of it,
-        of so many starts the best; "auto" is 4, or 8 where these differ by more than 1 %, and
-        centres of the best one are then moved to clusters that it has missed.
+        of so many starts the best; 1 by "auto" becomes 4, or 8 where these differ by more than 1 %,
+        and centres of the best one are then moved to clusters that it has missed.
     reassignment_ratio
         Centres with less than this share of the largest count are moved to rows of the batch.
 
     Attributes
     ----------
     cluster_centers_, labels_, inertia_, n_iter_, n_passes_, stop_reason_, n_missing_
-        As for `KMeans`; `n_iter_` is how many times all rows could have been drawn.
+        As for `KMeans`; `n_iter_` is how many times all rows could have been drawn, and
+        `stop_reason_` may be "max_no_improvement".
     n_steps_
         Batches processed.
     counts_

@@ -7,7 +7,6 @@ divided into blocks; so all that is summed in it has the same bits for any divis
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any, Self
 
 import numpy as np
@@ -27,7 +26,6 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Rows = npt.NDArray[Any]
-
 Float32 = npt.NDArray[np.float32]
 
 _NO_WEIGHTS: Float64 = np.empty(0)
@@ -391,9 +389,12 @@ class RowTotals:
 
     @property
     def inertia(self) -> float:
-        """The sum of squared distances times weights, rounded once."""
+        """The sum of squared distances times weights, rounded once; infinite beyond float64."""
         total = sum(limb << (32 * i) for i, limb in enumerate(self.limbs.tolist()))
-        return float(Fraction(total, 1 << 1074))
+        try:
+            return float(total / (1 << 1074))
+        except OverflowError:
+            return np.inf
 
     def exact_means(self) -> Float64:
         """Return the mean of each cluster, (k, d) float64; NaN for empty ones."""
@@ -409,7 +410,7 @@ class RowTotals:
         Empty are also those whose rows weigh too little beside the heaviest to be added up.
         """
         full = self.weights > 0
-        return np.where(full[:, None], self.frame.rounded(self.exact_means()), previous)
+        return self.frame.rounded(np.where(full[:, None], self.exact_means(), previous))
 
     def _columns(self) -> Float64:
         """Return the sums as float64, (k, d or d + 1)."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
-StopReason = Literal["converged", "tol", "max_iter", "exact", "stopped"]
+StopReason = Literal["converged", "tol", "max_iter", "max_no_improvement", "exact", "stopped"]
 
 
 class Totals(Protocol):
@@ -94,7 +94,8 @@ class Solution:
     n_iter
         Iterations over the exact points.
     stop_reason
-        "converged" (no centre moved), "tol", "max_iter", or "stopped" by whoever watched.
+        "converged" (no centre moved), "tol", "max_iter", or "stopped" by whoever watched; of
+        mini-batches also "max_no_improvement".
     labels
         The index of the nearest centre of each exact point, if the summary tells.
     """
@@ -126,7 +127,7 @@ def iterate(
     for n_iter in range(1, max_iter + 1):
         totals = steps.assign(centers)
         last, means = means, _means(summary, centers, totals, depth)
-        shift = float(((means - centers) ** 2).sum())
+        shift = movement(centers, means)
         stop = watch is not None and is_last and watch(n_iter, means)
         if shift <= tol:
             reason = "converged" if shift == 0 else "tol"
@@ -138,6 +139,12 @@ def iterate(
     if reason != "converged":
         totals = steps.assign(means)
     return Solution(means, totals.weights, steps.inertia(), n_iter, reason, steps.labels)
+
+
+def movement(centers: Float64, means: Float64) -> float:
+    """Return the squared movement of all centres; infinite beyond float64."""
+    with np.errstate(over="ignore"):
+        return float(((means - centers) ** 2).sum())
 
 
 def accelerated(

@@ -154,7 +154,7 @@ def parallel_in_memory(
     points: Float64, weights: Float64, n_clusters: int, rng: np.random.Generator
 ) -> Float64:
     """Choose centres among points by k-means||: a seeding as `_seeding.kmeans_plusplus` is."""
-    first = _seeding.random(points, weights, 1, rng)
+    first = _seeding.random(points, weights, 1, rng).astype(points.dtype)
     seed = int(rng.integers(2**31))
     frame = RowSummary(points, weights).frame
     data = table(points, weights if frame.is_weighted else None)
@@ -203,8 +203,9 @@ def _fit_colours(passes: Passes, data: Table, options: Options) -> Fit | None:
     options.check(ranges)
     mean = np.array([total / summary.weight for total in summary.total])
     frame = Frame.of(ranges, mean, np.dtype(np.uint8), weighted=False)
-    init = "k-means++" if options.init == "k-means||" else None  # on all colours: as good
-    solution = _solve(summary, options, _given(options), init)
+    if isinstance(options.init, str) and options.init == "k-means||":
+        options = replace(options, init="k-means++")  # on all colours: as good
+    solution = _solve(summary, options, _given(options))
     return Fit(frame, _as_rows(colours, summary.counts, frame, solution), ranges)
 
 
@@ -221,7 +222,7 @@ def _fit_distinct(look: Look, options: Options) -> Fit:
 def _as_rows(rows: Rows, counts: Int64, frame: Frame, solution: Solution) -> Solution:
     """Return a solution with the weights and inertia that a pass over all rows would find.
 
-    `rows` are the distinct ones, and `counts` how often they occur.
+    `rows` are the distinct ones, and `counts` how often they occur. Labels are left to such a pass.
     """
     centers = frame.centers(solution.centers)
     totals = frame.totals(len(solution.centers))
@@ -230,7 +231,7 @@ def _as_rows(rows: Rows, counts: Int64, frame: Frame, solution: Solution) -> Sol
         labels = centers.assign(rows[part])
         np.add.at(totals.counts, labels, counts[part])
         totals.add_repeated(centers.squared_distances(rows[part], labels), counts[part])
-    return replace(solution, weights=totals.counts, inertia=totals.inertia)
+    return replace(solution, weights=totals.counts, inertia=totals.inertia, labels=None)
 
 
 # Scores

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dkmeans import _passes
 from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
-from dkmeans._lloyd import Solution, StopReason, Watch, accelerated
+from dkmeans._lloyd import Solution, StopReason, Watch, accelerated, movement
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._seeding import Seeding
 from dkmeans._summary_rows import blocks, farthest_of
@@ -128,7 +128,7 @@ def refine(passes: Passes, data: Table, standing: Standing, options: Options) ->
         if n_iter == options.max_iter:
             break
         last, means = means, _means(passes, data, frame, centers, totals)
-        shift = float(((means - centers) ** 2).sum())
+        shift = movement(centers, means)
         if shift == 0:
             n_iter += 1  # noqa: PLW2901 - scikit-learn counts the step that changes nothing
             reason = "converged"

@@ -16,7 +16,7 @@ import numpy as np
 
 from dkmeans import _summary_rows
 from dkmeans._frame import Float64, Frame, Int64, Ranges, Rows
-from dkmeans._lloyd import Solution, StopReason, Watch
+from dkmeans._lloyd import Solution, StopReason, Watch, movement
 from dkmeans._lloyd_passes import Fit
 from dkmeans._lloyd_starts import solve
 from dkmeans._passes import Passes
@@ -157,7 +157,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fitted:
     n_held_out = min(_HELD_OUT * options.batch_size, n_rows // 16)
     if is_sample and n_held_out:
         n_rows = look.ranges.n_used
-        pool, held_out = pool.split(n_held_out)
+        pool, held_out = pool.split(n_held_out, options.batch_size)
         options = replace(options, init=_start_on_part(summary, options, seed), n_init=1)
     # Where few rows are distinct, enough of them are drawn to reach every centre.
     enough = max(len(pool.rows), _ENOUGH * options.n_clusters)
@@ -202,8 +202,9 @@ def _run(
         inertia = state.step(pool.draw(batch_size), None, batch_size)
         n_steps += 1
         wants_stop = options.watch is not None and options.watch(n_steps, state.centers)
-        if stop(n_steps, state.centers, float(((state.centers - before) ** 2).sum()), inertia):
-            reason = "tol"
+        enough = stop(n_steps, state.centers, movement(before, state.centers), inertia)
+        if enough is not None:
+            reason = enough
             break
         if wants_stop:
             reason = "stopped"
@@ -240,9 +241,9 @@ def start(rows: "Pool", options: Options) -> State:
             rng = np.random.default_rng(options.rng.randint(np.iinfo(np.int32).max))
             centers = options.init(points, weights, options.n_clusters, rng)
         inertia = _inertia(judges, centers) if n_init > 1 else 0.0
-        if inertia < least:
+        if best is None or inertia < least:
             best, least = centers, inertia
-    assert best is not None  # noqa: S101 - the inertia of finite rows is finite
+    assert best is not None  # noqa: S101 - there is one start at least
     counts = np.zeros(options.n_clusters)
     seed = int(options.rng.randint(np.iinfo(np.int32).max))
     return State(best.astype(np.float64), counts, seed, options.reassignment_ratio)
@@ -276,11 +277,18 @@ class Pool:
         drawn = np.searchsorted(self._cumulative, places, side="right")
         return self.rows[np.minimum(drawn, len(self.rows) - 1)]
 
-    def split(self, n: int) -> tuple["Pool", "Pool"]:
-        """Take `n` rows away; return those that stay and those that were taken."""
+    def split(self, n: int, batch_size: int) -> tuple["Pool", "Pool"]:
+        """Take `n` rows away; return those that stay and those that were taken.
+
+        Rows so heavy that they are in every batch, or nearly, stay in any case.
+        """
         order = self.rng.permutation(len(self.rows))
+        rest, taken = order[n:], order[:n]
+        if self.weights is not None:
+            is_heavy = self.weights[taken] * batch_size > self._cumulative[-1]
+            rest = np.append(rest, taken[is_heavy])
         parts = []
-        for chosen in (order[n:], order[:n]):
+        for chosen in (rest, taken):
             weights = None if self.weights is None else self.weights[chosen]
             parts.append(Pool(self.rows[chosen], weights, self.rng))
         return parts[0], parts[1]
@@ -305,16 +313,18 @@ class _Stop:
         self._least = np.inf
         self._n_worse = 0
 
-    def __call__(self, step: int, centers: Float64, shift: float, inertia: float) -> bool:
-        """Return whether to stop after a step that moved the centres by `shift`, squared."""
+    def __call__(
+        self, step: int, centers: Float64, shift: float, inertia: float
+    ) -> StopReason | None:
+        """Return why to stop after a step that moved the centres by `shift`, squared; or None."""
         if self._held_out is None:
             if step == 1:
-                return False  # the inertia is that of the start
+                return None  # the inertia is that of the start
             now = inertia / self._batch_size
             if self.smoothed is not None:
                 now = self.smoothed * (1 - self._memory) + now * self._memory
         elif step % _CHECK_EVERY:
-            return False
+            return None
         else:
             frame = _frame_of(self._held_out.rows, self._held_out.weights)
             totals = frame.totals(len(centers))
@@ -322,10 +332,10 @@ class _Stop:
             now = totals.inertia / float(totals.weights.sum())
         self.smoothed = now
         if self._tol > 0 and shift <= self._tol:
-            return True
+            return "tol"
         # Held-out rows show every small gain, so that only gains that matter count.
         least = self._least if self._held_out is None else self._least * (1 - _GAIN)
         self._n_worse = 0 if now < least else self._n_worse + 1
         self._least = min(self._least, now)
         most = self._options.max_no_improvement
-        return most is not None and self._n_worse >= most
+        return "max_no_improvement" if most is not None and self._n_worse >= most else None

@@ -18,6 +18,7 @@ def print_fitted(
     reason = {
         "converged": "converged",
         "tol": "until little changed (tol)",
+        "max_no_improvement": "until little was gained (max_no_improvement)",
         "max_iter": "the most allowed (max_iter); more may be better",
     }.get(result.stop_reason, result.stop_reason)
     facts = {

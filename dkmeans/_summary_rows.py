@@ -314,7 +314,7 @@ class RowSummary:
         weighted = self.weights is not None
         middle = ranges.low / 2 + ranges.high / 2
         rough = Frame.of(ranges, middle, self.rows.dtype, weighted=weighted)
-        mean = steps.total_of(rough, *self._some()).exact_means()[0]
+        mean = steps.total_of(rough, *self._some()).means(middle[None])[0]
         mean = np.clip(mean, ranges.low, ranges.high)
         self.frame = Frame.of(ranges, mean, self.rows.dtype, weighted=weighted)
 

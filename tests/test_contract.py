@@ -301,9 +301,68 @@ def test_few_distinct_rows_are_read_once(dtype):
     weighted = KMeans(K, random_state=0).fit(distinct, sample_weight=counts)
     np.testing.assert_array_equal(model.cluster_centers_, weighted.cluster_centers_)
     labels = model.predict(rows)
-    np.testing.assert_array_equal(model.labels_, labels)
+    for fitted in (model, KMeans(K, random_state=0).fit(rows)):
+        np.testing.assert_array_equal(fitted.labels_, labels)
     assert -model.score(rows) == model.inertia_
     assert model.counts_.tolist() == np.bincount(labels, minlength=K).tolist()
+
+
+@pytest.mark.usefixtures("small_summary")
+@pytest.mark.parametrize("bands", [1, 3])
+def test_colours_are_fitted_from_given_centres(bands):
+    rows = table_of("uint8")[:, :bands]
+    starts = np.random.default_rng(0).uniform(40, 80, (K, bands))
+    reference = SklearnKMeans(K, init=starts, n_init=1, max_iter=7, tol=0)
+    reference.fit(rows.astype(np.float64))
+    model = KMeans(K, init=starts, n_init=1, max_iter=7, tol=0).fit(rows)
+    np.testing.assert_allclose(model.cluster_centers_, reference.cluster_centers_, rtol=1e-9)
+    assert (model.n_iter_, model.n_passes_) == (7, 1)
+
+
+# Rows of no weight, and rows of far too much
+
+
+@pytest.mark.usefixtures("small_summary")
+@pytest.mark.parametrize("value", [1e200, -1e200, np.inf, -np.inf])
+def test_rows_of_no_weight_may_lie_anywhere(value):
+    rows, weights = table_of("float64").copy(), np.ones(N)
+    weights[5], fits = 0, []
+    for rows[5] in (0, value):
+        fits.append(KMeans(K, random_state=0, tol=1e-3).fit(rows, sample_weight=weights))
+    a, b = fits
+    np.testing.assert_array_equal(a.cluster_centers_, b.cluster_centers_)
+    np.testing.assert_array_equal(np.delete(a.labels_, 5), np.delete(b.labels_, 5))
+    assert a.n_passes_ > 1
+    assert (a.inertia_, a.counts_.tolist()) == (b.inertia_, b.counts_.tolist())
+    assert -a.score(rows, sample_weight=weights) == a.inertia_
+
+
+# Beside 1e31, a weight of 1 is nothing, so that all clusters but one have no weight.
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("heavy", [1e29, 1e31, 1e45])
+@pytest.mark.parametrize("is_small", [False, True])
+def test_a_row_that_outweighs_all_others(dtype, heavy, is_small, request, monkeypatch):
+    if is_small:
+        request.getfixturevalue("small_summary")
+    monkeypatch.setattr(summary_rows, "MIDDLE", 64)  # of which the heavy row is none
+    rows, weights = table_of(dtype), np.ones(N)
+    weights[7] = heavy
+    for model in (KMeans(K, random_state=0), MiniBatchKMeans(K, random_state=0)):
+        model.fit(rows, sample_weight=weights)
+        assert np.isfinite(model.cluster_centers_).all()
+        assert np.isfinite(model.inertia_)
+        np.testing.assert_allclose(model.cluster_centers_[model.labels_[7]], rows[7], rtol=1e-6)
+
+
+def test_inertia_beyond_float64_is_infinite():
+    rows = table_of("float64")
+    model = KMeans(K, random_state=0).fit(rows)
+    assert model.score(np.full((3, rows.shape[1]), 1e200)) == -np.inf
+    starts = np.full((K, rows.shape[1]), 1e200) * np.arange(1, K + 1)[:, None]
+    far = KMeans(K, init=starts, n_init=1, max_iter=20).fit(rows)
+    assert np.isfinite(far.inertia_)
+    assert np.isfinite(far.cluster_centers_).all()
 
 
 @pytest.mark.usefixtures("small_summary")

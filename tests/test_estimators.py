@@ -226,6 +226,18 @@ def test_every_start_finds_clear_clusters(init):
     assert len(set(zip(truth.tolist(), model.labels_.tolist(), strict=True))) == 3
 
 
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("init", ["k-means++", "k-means||", "random"])
+def test_centres_without_rows_take_none_from_others(init, dtype):
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(12, 3)).astype(dtype)[rng.integers(0, 12, 300)]
+    for seed in range(5):
+        model = KMeans(20, init=init, random_state=seed).fit(rows)
+        np.testing.assert_array_equal(model.labels_, model.predict(rows))
+        assert model.counts_.tolist() == np.bincount(model.labels_, minlength=20).tolist()
+
+
 @BOTH
 @pytest.mark.parametrize("far", [1e20, 1e60])
 def test_a_start_may_be_far_away(kind, far):

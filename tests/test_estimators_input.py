@@ -375,6 +375,13 @@ def test_weights_that_are_all_zero(makers, kind, estimator):
     refused(lambda: estimator.fit(data, sample_weight=weights), ValueError, *words)
 
 
+def test_weights_whose_sum_no_float_holds(makers, kind, estimator):
+    weights = makers.weights(kind, np.full(40, 1e307))
+    data = getattr(makers, kind)(ROWS * 1e-200)
+    words = ("sample_weight", "1e\\+307", "[Ss]cale")
+    refused(lambda: estimator.fit(data, sample_weight=weights), ValueError, *words)
+
+
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "frame"])
 @pytest.mark.parametrize("n", [20, 60])
 def test_weights_of_another_length(makers, kind, estimator, n):

@@ -10,6 +10,7 @@ from sklearn.datasets import make_blobs
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dkmeans import KMeans, MiniBatchKMeans, load
+from dkmeans import _summary_rows as summary_rows
 
 PLAIN = {"n_clusters": 5, "n_init": 1, "reassignment_ratio": 0, "random_state": 0}
 
@@ -244,7 +245,18 @@ def test_it_ends_when_little_moves_or_improves(settings):
     settings = {"batch_size": 50, "max_iter": 50, "random_state": 1, **settings}
     model = MiniBatchKMeans(4, **settings).fit(rows)
     assert 1 < model.n_iter_ < 50
-    assert model.stop_reason_ == "tol"
+    assert model.stop_reason_ == ("tol" if settings["tol"] else "max_no_improvement")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_row_that_weighs_much_is_in_some_batch(seed, monkeypatch):
+    monkeypatch.setattr(summary_rows, "MIN_ROWS", 500)
+    monkeypatch.setattr(summary_rows, "ROWS_PER_CLUSTER", 100)
+    rows = np.random.default_rng(0).normal(size=(3000, 2))
+    rows[7], weights = [30, 40], np.ones(3000)
+    weights[7] = 1000
+    model = MiniBatchKMeans(3, random_state=seed).fit(rows, sample_weight=weights)
+    assert np.linalg.norm(model.cluster_centers_ - rows[7], axis=1).min() < 1
 
 
 def test_patience_is_counted_in_steps():

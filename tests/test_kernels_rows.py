@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from dataclasses import replace
 
 import numba
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from dkmeans import _summary_steps
 from dkmeans._frame import Frame, Ranges
 from dkmeans._frame_moves import Known, Moves
-from dkmeans._kernels import bounds, hashes, offsets, rows, vectors
+from dkmeans._kernels import bounds, hashes, offsets, rows, sums, vectors
 from dkmeans._kernels import boxes as box_kernels
 from dkmeans._kernels import ranges as range_kernels
 from dkmeans._kernels.compile import JIT
@@ -167,6 +168,40 @@ def assert_bounds_hold(known, distances):
     upper, lower = known.bounds
     assert (upper >= distances.min(axis=1)).all()
     assert (lower <= np.where(own, np.inf, distances).min(axis=1)).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32", "float64"])
+@pytest.mark.parametrize("size", [1e-8, 1e-12, 1e-22, 1e-40])
+def test_centres_nearer_to_each_other_than_rows_are_long(dtype, size):
+    # Squares of differences do not tell such centres apart, so no scores may.
+    rng = np.random.default_rng(0)
+    x = frozen(rng.choice([-100, 100], (300, 63)).astype(dtype))
+    frame = replace(frame_of(x), shift=np.zeros(63))
+    centers = rng.normal(size=(4, 63)) * size
+    expected, _ = nearest(frame, x, centers)
+    exact = [rows.nearest_exactly(x, i, frame.shift, centers) for i in range(len(x))]
+    np.testing.assert_array_equal(frame.centers(centers).assign(x), exact)
+    assert (expected == exact).mean() > 0.5  # NumPy adds up in another order
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e-22, 3e-23])
+def test_rows_much_shorter_than_the_longest(scale):
+    rng = np.random.default_rng(1)
+    x = np.append(rng.uniform(-5, 5, (600, 2)) * scale, [[1, 1], [-1, -1]], axis=0)
+    x = frozen(x.astype(np.float32))
+    frame, centers = replace(frame_of(x), shift=np.zeros(2)), x[:6].astype(np.float64)
+    expected, _ = nearest(frame, x, centers)
+    np.testing.assert_array_equal(frame.centers(centers).assign(x), expected)
+
+
+def test_rows_out_of_range_lie_in_the_last_cubes():
+    spread = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    x = frozen(np.array([[far] * 3 for far in (-np.inf, -1e300, 0.9, 1e25, 1e300, np.inf)]))
+    cubes, counts = np.empty(len(x), np.uint16), np.zeros(16, np.int64)
+    box_kernels.number(x, np.zeros(3), 1.0, spread, cubes, counts)
+    first, last = 0 | 4 | 8, 3 | 7 | 11
+    assert cubes.tolist() == [first, first, last, last, last, last]
+    assert counts[[first, last]].tolist() == [2, 4]
 
 
 def test_rows_with_nan_have_no_label():
@@ -394,6 +429,15 @@ def test_squared_distances_add_up_exactly(n, dtype):
 
 
 # Hashes
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, -np.nan, -1.0])
+def test_sums_of_what_is_no_square_stay_where_they_are(value):
+    # Compiled, nothing tells of what is written beyond the end: here as plain Python.
+    limbs = np.zeros(sums.LIMBS, np.int64)
+    plain = getattr(sums.add_exactly, "py_func", sums.add_exactly)
+    plain(np.array([1.0, value, 2.0]), limbs)
+    assert limbs.any()
 
 
 def test_equal_rows_share_a_hash_in_any_dtype():

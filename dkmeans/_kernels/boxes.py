@@ -49,9 +49,9 @@ def number(
         cube = np.uint16(0)
         for j in range(rows.shape[1]):
             x = (np.float64(rows[i, j]) - shift[j]) * unit
-            part = 0
+            part: Any = 0
             if x > -1:  # not so for NaN
-                part = min(np.int64((x + 1) * (n_parts / 2)), n_parts - 1)
+                part = np.int64(min((x + 1) * (n_parts / 2), n_parts - 1.0))
             cube |= spread[j, part]
         cubes[i] = cube
         counts[cube] += 1

@@ -271,7 +271,8 @@ def squared_distances(
     """Write each row's squared distance to the centre of its label, times its weight.
 
     `centers` is (k, d), as offsets from `shift`; `weights` (n,) or (0,); `out` is OUT (n,), and
-    gets 0 for the label -1. Differences are taken before they are squared: nothing cancels.
+    gets 0 for the label -1 and the weight 0. Differences are taken before they are squared: nothing
+    cancels.
     """
     _squared(rows, weights, labels, 0, rows.shape[0], shift, centers, out)
 
@@ -302,10 +303,10 @@ def _squared(
 ) -> None:
     """Write the squared distances of rows `start` to `stop` to the front of `out`."""
     for i in range(start, stop):
-        if labels[i] >= 0:
+        weight = weights[i] if weights.size > 0 else 1.0
+        if labels[i] >= 0 and weight > 0:  # what does not count may be too far off for a square
             offset_kernels.square(rows, i, shift, centers, labels[i], out, i - start)
-            if weights.size > 0:
-                out[i - start] *= weights[i]
+            out[i - start] *= weight
         else:
             out[i - start] = 0.0
 

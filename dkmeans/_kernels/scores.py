@@ -17,6 +17,7 @@ Rows = npt.NDArray[Any]
 LANES = 256  # rows at a time
 _CACHED = 1 << 17  # bytes of centres
 _SLIGHTLY = np.float32(2.0**-10)  # more than rounding does to a length
+_EPS = 2.0**-52  # of float64
 
 
 @kernel
@@ -201,15 +202,19 @@ def _doubt(best: float, norm: float, precision: float, reach: float) -> Any:
 
 @inline
 def reach_of(offsets: Float64, halves: Floats) -> Any:
-    """Return the largest |c|, from half of its square."""
+    """Return the largest |c|, from half of its square; or more, see below."""
     largest = halves[0]
     for c in range(1, offsets.shape[0]):
         largest = max(largest, halves[c])
-    return np.sqrt(2 * largest)
+    # Scores of much longer rows tell centres apart that the float64 squares of differences, at
+    # most some d times 2**-52 of |x|^2 off, do not: what is sure has to be so by these, too.
+    least = np.sqrt(np.float64(offsets.shape[1])) * _EPS / np.finfo(halves.dtype).eps
+    return max(np.sqrt(2 * largest), least)
 
 
 @inline
 def precision_of(rows: Rows, halves: Floats) -> Any:
     """Return the error of a sum of so many terms, and of what they are made of."""
     n = min(rows.shape[1], vectors.TERMS) + rows.shape[1] // vectors.TERMS + 8
-    return n * np.finfo(halves.dtype).eps
+    least = (rows.shape[1] + 8) * _EPS  # of `nearest_exactly`, whose sums have no parts
+    return max(n * np.finfo(halves.dtype).eps, least)

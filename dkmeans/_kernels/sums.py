@@ -53,10 +53,10 @@ def carry(sums: Int64) -> None:
 
 @kernel
 def add_exactly(values: Float64, limbs: Int64) -> None:
-    """Add values, finite and not negative, to an accumulator.
+    """Add values, not negative, to an accumulator.
 
     `values` is (n,), `limbs` OUT (LIMBS,): the sum of ``limbs[i] * 2**(32 * i - 1074)``. Good for
-    2**29 values before `carry_limbs`.
+    2**29 values before `carry_limbs`. With an infinite value it is 2**1024 or more.
     """
     bits = values.view(np.uint64)
     # Values of one exponent are added up first: as one integer, of which so many fill 64 bits.
@@ -65,7 +65,8 @@ def add_exactly(values: Float64, limbs: Int64) -> None:
         some = bits[start : start + _AT_A_TIME]
         least, greatest = _EXPONENTS - 1, 0
         for i in range(some.size):
-            exponent: Any = np.int64(some[i] >> np.uint64(52))
+            # Without the sign, so that nothing is written beyond the end, whatever comes.
+            exponent: Any = np.int64(some[i] >> np.uint64(52)) & (_EXPONENTS - 1)
             mantissa = some[i] & np.uint64((1 << 52) - 1)
             if exponent > 0:  # else a subnormal number
                 mantissa |= np.uint64(1 << 52)
