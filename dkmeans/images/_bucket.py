@@ -18,6 +18,7 @@ from dkmeans._stores_locks import Lock, held
 from dkmeans._stores_uploads import abort_below
 from dkmeans._validation import InvalidArgumentError, OutputError
 from dkmeans.images import _store
+from dkmeans.images._deflate import Compression
 from dkmeans.images._destination import (
     SUFFIXES,
     finished,
@@ -29,7 +30,6 @@ from dkmeans.images._destination import (
 from dkmeans.images._manifest import JOB, Job
 from dkmeans.images._outputs import Output
 from dkmeans.images._outputs_objects import PngObject, TiffObject
-from dkmeans.images._png import Compression
 from dkmeans.images._site import Site
 from dkmeans.images._sources import Found
 from dkmeans.images._workspace import LOCK, used

@@ -22,9 +22,9 @@ from dkmeans._validation import (
     SourceError,
 )
 from dkmeans.images import _store
+from dkmeans.images._deflate import Compression
 from dkmeans.images._manifest import Job
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
-from dkmeans.images._png import Compression
 from dkmeans.images._site import Site
 from dkmeans.images._sources import Found
 from dkmeans.images._workspace import Workspace, opened, place_of

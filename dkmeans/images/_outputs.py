@@ -21,6 +21,7 @@ from dkmeans import _stores
 from dkmeans._palette import Palette
 from dkmeans._tiling import Window, grow, split
 from dkmeans.images import _png, _store, _tiff
+from dkmeans.images._deflate import Compression
 
 Labels = npt.NDArray[np.unsignedinteger]
 
@@ -121,7 +122,7 @@ class ImageFile(_Finished):
     height: int
     width: int
     palette: Palette
-    compression: _png.Compression
+    compression: Compression
 
     def write(
         self, part: str, blocks: Iterable[tuple[Window, Labels]], grown: Grown | None = None

@@ -8,15 +8,14 @@ deflate data (RFC 1951) ends on a byte and refers to no other band.
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
 from dkmeans._palette import Palette
+from dkmeans.images._deflate import Compression, deflate
 
-Compression = Literal["fast", "small"]
 MAX_SIDE = 2**31 - 1
 
 _BAND = 1 << 20  # bytes of a band before compression
@@ -61,12 +60,7 @@ def encode_band(labels: npt.NDArray[np.uint8], depth: int, compression: Compress
             part = labels[:, i::per_byte]
             packed[:, 1 : 1 + part.shape[1]] |= part << (8 - depth * (i + 1))
     raw = packed.reshape(-1).data
-    encoder = (
-        isal_zlib.compressobj(2, wbits=-15)
-        if compression == "fast"
-        else zlib.compressobj(6, wbits=-15, memLevel=9)
-    )
-    data = encoder.compress(raw) + encoder.flush(zlib.Z_FULL_FLUSH)
+    data = deflate(raw, compression, wbits=-zlib.MAX_WBITS, flush=zlib.Z_FULL_FLUSH)
     return Band(_chunk(b"IDAT", data), isal_zlib.adler32(raw), len(raw))
 
 

@@ -23,10 +23,10 @@ from dkmeans._validation import (
 from dkmeans.images import _needs, _sources
 from dkmeans.images._assign import Assign, Written
 from dkmeans.images._count import count_colours
+from dkmeans.images._deflate import Compression
 from dkmeans.images._destination import max_colors, refuse_failed
 from dkmeans.images._fit import Fit, fit, psnr
 from dkmeans.images._manifest import Job
-from dkmeans.images._png import Compression
 from dkmeans.images._sources import Paths, SourceReport
 from dkmeans.images._staging import StagedSource, staging_folder
 from dkmeans.images._targets import entered, refuse_among, target_of

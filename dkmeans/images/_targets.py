@@ -12,10 +12,10 @@ from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
 from dkmeans._validation import OutputError
 from dkmeans.images import _destination
+from dkmeans.images._deflate import Compression
 from dkmeans.images._destination import Destination, as_path, nothing_more
 from dkmeans.images._manifest import Job, Space, begin
 from dkmeans.images._outputs import Output
-from dkmeans.images._png import Compression
 from dkmeans.images._site import Site
 from dkmeans.images._sources import Found
 from dkmeans.images._store import Root

@@ -10,10 +10,9 @@ from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
-from isal import isal_zlib
 
 from dkmeans._palette import Palette
-from dkmeans.images._png import Compression
+from dkmeans.images._deflate import Compression, deflate
 
 TILE = 512
 
@@ -30,9 +29,7 @@ def encode_tile(labels: npt.NDArray[np.uint8], compression: Compression) -> byte
         padded[: labels.shape[0], : labels.shape[1]] = labels
         labels = padded
     raw = np.ascontiguousarray(labels).reshape(-1).data
-    if compression == "fast":
-        return isal_zlib.compress(raw, 2)
-    return zlib.compress(raw, 6)
+    return deflate(raw, compression, wbits=zlib.MAX_WBITS, flush=zlib.Z_FINISH)
 
 
 def header(height: int, width: int, palette: Palette, tile_sizes: list[int]) -> bytes:
