@@ -172,7 +172,8 @@ class KMeans(BaseKMeans):
             Ignored.
         sample_weight
             How much each row counts, of the shape of the leading axes; an array, or for Dask data
-            a Dask array of the same chunks. Rows of weight 0 are labelled, but do not count.
+            a Dask array of the same chunks. Rows of weight 0 are labelled, but do not count, and
+            may hold values that others may not.
         checkpoint
             A path, or a URL such as ``s3://bucket/name``. Before each pass that refines centres,
             what is needed to go on is written there. If a fit has left its checkpoint there, this
