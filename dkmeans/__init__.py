@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from dkmeans._palette import Palette
     from dkmeans._validation import (
         ClusterError,
+        CompleteError,
         DkmeansError,
+        InsufficientMemoryError,
         InvalidArgumentError,
         OutputError,
         SourceError,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClusterError",
+    "CompleteError",
     "DkmeansError",
     "ImageInfo",
     "IngestResult",
@@ -58,6 +61,7 @@ __all__ = [
 
 _HOMES = {
     "ClusterError": "dkmeans._validation",
+    "CompleteError": "dkmeans._validation",
     "DkmeansError": "dkmeans._validation",
     "ImageInfo": "dkmeans.images",
     "IngestResult": "dkmeans.images",

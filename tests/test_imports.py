@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import dkmeans
+from dkmeans import _validation
 
 ROOT = Path(dkmeans.__file__).parent
 
@@ -164,6 +165,12 @@ def test_every_public_name_resolves_and_is_documented(name):
     value = getattr(dkmeans, name)
     assert value.__doc__
     assert name in dir(dkmeans)
+
+
+def test_every_error_is_public():
+    errors = {name for name in vars(_validation) if name.endswith("Error")}
+    assert errors
+    assert errors <= set(dkmeans.__all__)
 
 
 def test_no_other_public_name():
