@@ -250,6 +250,7 @@ def opened(data: str) -> Any:
     if not str(data).endswith(".npy") or _stores.is_url(data):
         return data
     try:
+        _stores.refuse_special(data)
         rows = np.load(data, mmap_mode="r", allow_pickle=False)
     except _NPY_DAMAGES as error:
         raise SourceError(f"{data}: cannot be read as a .npy file ({error}).") from error

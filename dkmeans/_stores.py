@@ -92,8 +92,7 @@ def read(place: Place, most: int | None = None) -> bytes:
         return objects.read(str(place), most)
     name = os.fspath(place)
     try:
-        if not stat.S_ISREG(Path(place).stat().st_mode):  # to open a pipe may block for ever
-            raise SourceError(f"{name}: not a regular file.")
+        refuse_special(place)
         with Path(place).open("rb") as file:
             return file.read(-1 if most is None else most)
     except FileNotFoundError as error:
@@ -102,6 +101,18 @@ def read(place: Place, most: int | None = None) -> bytes:
         raise SourceError(f"{name}: cannot be read ({error.strerror or error}).") from error
     except ValueError as error:  # a NUL character
         raise SourceError(f"{name!r}: no file can have this name.") from error
+
+
+def refuse_special(path: str | os.PathLike[str]) -> None:
+    """Raise `SourceError` if a path is of no regular file: to open a pipe may block for ever.
+
+    Raises
+    ------
+    OSError
+        If there is no such file.
+    """
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise SourceError(f"{os.fspath(path)}: not a regular file.")
 
 
 def write(place: Place, data: bytes, *, replace: bool = True) -> None:

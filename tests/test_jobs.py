@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import re
 
@@ -201,6 +202,7 @@ def test_resume_of_another_fit_is_wrong_use(folder, interrupted):
     ("arguments", "sentence"),
     [(("none.zarr", "m.json"), "none.zarr: cannot be read as a Zarr array"),
      (("none.npy", "m.json"), "none.npy: cannot be read as a .npy file"),
+     (("pipe.npy", "m.json"), "pipe.npy: not a regular file"),
      (("rows.zarr", "none/m.json"), "none/m.json: cannot be written"),
      (("nan.zarr", "m.json"), "nan.zarr: Input X contains NaN"),
      (("few.zarr", "m.json"), "few.zarr: n_samples=2 should be >= n_clusters=4"),
@@ -223,6 +225,7 @@ def test_what_cannot_be_fitted(arguments, sentence, folder):
     np.save("objects.npy", np.array([[print]], object), allow_pickle=True)
     np.save("complex.npy", np.zeros((300, 3), complex))
     np.save("words.npy", np.array([["a", "b"]]))
+    os.mkfifo("pipe.npy")
     content = (folder / "rows.npy").read_bytes()
     (folder / "brackets.npy").write_bytes(content[:11] + b"(" * 100 + content[111:])
     (folder / "link.npy").symlink_to("rows.npy")
