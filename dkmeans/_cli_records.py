@@ -127,6 +127,9 @@ class Recorder:
             raise InvalidArgumentError(
                 "--performance-report needs bokeh, which is not installed; install dkmeans[report]."
             )
+        for file in (recorder.record, recorder.performance_report):
+            if file is not None:  # it is written when all is over
+                _stores.refuse_unwritable(file)
         return recorder
 
     @property

@@ -137,9 +137,7 @@ def write(place: Place, data: bytes, *, replace: bool = True) -> None:
 
         objects.write(str(place), data, replace=replace)
         return
-    path = Path(place)
-    if "\0" in str(path):
-        raise OutputError(f"{str(path)!r}: no file can have this name.")
+    path = _as_file(place)
     with writing(place):
         partial = path.with_name(_partial(path, secrets.token_hex(8)))
         try:
@@ -154,6 +152,35 @@ def write(place: Place, data: bytes, *, replace: bool = True) -> None:
             sync_folder(path.parent)
         finally:
             partial.unlink(missing_ok=True)  # gone already if it was renamed
+
+
+def refuse_unwritable(place: Place) -> None:
+    """Raise an error if `write` would, as far as that can be told before there is what to write.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be made there, or a folder is there.
+    SourceError
+        If the object store cannot be asked.
+    """
+    if is_url(place):
+        exists(place)
+        return
+    path = _as_file(place)
+    with writing(place):
+        if path.is_dir():
+            raise OutputError(f"{os.fspath(place)}: is a folder; choose the name of a file.")
+        partial = path.with_name(_partial(path, secrets.token_hex(8)))
+        partial.touch(exist_ok=False)
+        partial.unlink()
+
+
+def _as_file(place: Place) -> Path:
+    path = Path(place)
+    if "\0" in str(path):
+        raise OutputError(f"{str(path)!r}: no file can have this name.")
+    return path
 
 
 def _partial(path: Path, token: str) -> str:

@@ -510,10 +510,21 @@ def test_a_record_tells_of_failures_and_errors(picture, tmp_path):
     result = command("quantize", picture, output, "--record", str(record))
     assert result.exit_code == 1
     assert json.loads(record.read_text())["error"].startswith("OutputError: ")
-    missing = str(tmp_path / "none" / "r.json")
-    result = command("quantize", picture, output, "--overwrite", "--record", missing)
-    assert result.exit_code == 1
-    assert f"{missing}: cannot be written" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--record", "--performance-report"])
+def test_what_cannot_be_written_at_the_end_is_refused_before_the_work(
+    monkeypatch, picture, tmp_path, option
+):
+    monkeypatch.setattr(_cli_records, "find_spec", lambda _: "as if bokeh were there")
+    output, missing = str(tmp_path / "o.png"), str(tmp_path / "none" / "r")
+    refusals = {missing: "cannot be written (No such file", str(tmp_path): "is a folder; choose"}
+    for place, sentence in refusals.items():
+        # No scheduler is there: who begins to work says so.
+        result = command("quantize", picture, output, "--scheduler", "h:1", option, place)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith(f"dkmeans: error: {place}: {sentence}")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_a_performance_report_needs_bokeh(monkeypatch, picture, tmp_path):
