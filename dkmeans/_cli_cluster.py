@@ -179,7 +179,8 @@ def opened(place: Workplace) -> Iterator[None]:
         stack.enter_context(dask.config.set(place.timeouts()))
         security = _security(place)
         if place.workers is not None:
-            cluster = stack.enter_context(_local_cluster(place, security))
+            with _sigint_withheld(), _sigterm_withheld():
+                cluster = stack.enter_context(_local_cluster(place, security))
             stack.enter_context(_replaced(cluster, place.workers))
             stack.enter_context(Client(cluster, security=security))
         else:
@@ -205,19 +206,18 @@ def _local_cluster(place: Workplace, security: Any | None) -> Any:
     from distributed.system import MEMORY_LIMIT  # noqa: PLC0415 - slow
 
     workers = place.workers or 1
-    with _sigint_withheld():
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit=place.limit() if place.memory_limit else MEMORY_LIMIT // workers,
-            host="127.0.0.1",
-            security=security,
-            protocol="tcp" if security is None else "tls",
-            silence_logs="CRITICAL",  # what matters is raised too; an interruption logs much
-            dashboard_address=None,
-            # Without a dashboard there is still an HTTP server, by default at a fixed port.
-            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-        )
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        memory_limit=place.limit() if place.memory_limit else MEMORY_LIMIT // workers,
+        host="127.0.0.1",
+        security=security,
+        protocol="tcp" if security is None else "tls",
+        silence_logs="CRITICAL",  # what matters is raised too; an interruption logs much
+        dashboard_address=None,
+        # Without a dashboard there is still an HTTP server, by default at a fixed port.
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+    )
 
 
 @contextmanager
@@ -259,3 +259,19 @@ def _sigint_withheld() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _sigterm_withheld() -> Iterator[None]:
+    """Let SIGTERM wait, as Dask cannot close a cluster that has only half begun.
+
+    It is not blocked: the processes begun meanwhile have to obey it.
+    """
+    caught: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if caught:
+            signal.raise_signal(signal.SIGTERM)

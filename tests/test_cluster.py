@@ -427,6 +427,29 @@ def test_a_local_cluster_never_stays_without_a_worker():
         assert client.submit(operator.add, 1, 1).result(timeout=30) == 2
 
 
+TERMINATED = """
+import os, signal, sys
+from distributed import Nanny
+from dkmeans import _cli
+
+async def terminated(nanny):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return await begin(nanny)
+
+begin, Nanny.instantiate = Nanny.instantiate, terminated
+sys.argv = ["dkmeans", "ingest", "a.png", "o.zarr", "--workers", "2"]
+_cli.main()
+"""
+
+
+def test_a_command_that_is_terminated_while_its_workers_begin_says_no_more_than_that(tmp_path):
+    program = [sys.executable, "-c", TERMINATED]
+    ended = subprocess.run(program, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ended.returncode == 143
+    assert ended.stderr == "dkmeans: terminated; nothing was left half-written\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_workers_listen_on_loopback_only_and_obey_their_limits(looked, picture, tmp_path):
     before = listening(psutil.Process())
     options = ("--workers", "2", "--memory-limit", "800MiB", "--lost-after", "11")
