@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from dkmeans._cli_errors import INTERRUPTED, SOME_FAILED, TERMINATED, Commands, end_soon
+from dkmeans._cli_errors import INTERRUPTED, SOME_FAILED, TERMINATED, Commands, debugging, end_soon
 from dkmeans._cli_jobs import job_options, resume_option, run
 from dkmeans._cli_plan import plan
 from dkmeans._cli_tables import fit, predict
@@ -138,16 +138,23 @@ def info(ctx: click.Context, paths: tuple[str, ...]) -> None:
     """Tell the size, type and layout of images, from their headers."""
     from dkmeans import _report, images  # noqa: PLC0415 - slow
 
-    known, failed = [], False
+    known: list[images.ImageInfo] = []
+    failures: list[DkmeansError] = []
     for path in paths:
         try:
-            known += images.info(path)
+            infos, errors = images.headers(path)
         except DkmeansError as error:
-            click.echo(f"dkmeans: failed: {printable(str(error))}", err=True)
-            failed = True
+            failures.append(error)
+        else:
+            known += infos
+            failures += errors
     if known:
         _report.print_info(known)
-    if failed:
+    for failure in failures:
+        click.echo(f"dkmeans: failed: {printable(str(failure))}", err=True)
+    if failures and debugging():
+        raise failures[0]
+    if failures:
         ctx.exit(SOME_FAILED)
 
 

@@ -46,11 +46,16 @@ class Commands(click.Group):
                 return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:
             explained = _explain(error)
-            if explained is None or os.environ.get("DKMEANS_DEBUG") == "1":
+            if explained is None or debugging():
                 raise
             status, sentence = explained
             click.echo(f"dkmeans: {printable(sentence)}", err=True)
             ctx.exit(status)
+
+
+def debugging() -> bool:
+    """Return whether errors are to be shown with all that led to them."""
+    return os.environ.get("DKMEANS_DEBUG") == "1"
 
 
 def end_soon(status: int) -> None:

@@ -36,17 +36,17 @@ def run(*arguments):
 def library(monkeypatch):
     """Stand-ins for the library that note how they are called; what they do can be set."""
     calls = []
-    fake = SimpleNamespace(calls=calls, shown=[], report=(GOOD,), act=lambda: None)
+    fake = SimpleNamespace(calls=calls, shown=[], report=(GOOD,), headers=None, act=lambda: None)
 
     def stand_in(name):
         def call(*args, **kwargs):
             calls.append((name, args, kwargs))
             fake.act()
-            return [args[0]] if name == "info" else SimpleNamespace(report=fake.report)
+            return fake.headers if name == "headers" else SimpleNamespace(report=fake.report)
 
         return call
 
-    for name in ("quantize", "ingest", "info"):
+    for name in ("quantize", "ingest", "headers"):
         monkeypatch.setattr(images, name, stand_in(name))
 
     def show(name):
@@ -134,25 +134,38 @@ def test_ingest(library):
 
 
 def test_info(library):
+    library.headers = ["a header"], []
     result = run("info", "a.png", "b.zarr")
     assert result.exit_code == 0, result.output
     assert [args for _, args, _ in library.calls] == [("a.png",), ("b.zarr",)]
     assert result.stdout == "print_info\n"
-    assert library.shown == [["a.png", "b.zarr"]]
+    assert library.shown == [["a header"] * 2]
 
 
-def test_info_goes_on_after_a_failure(library):
-    failures = iter([SourceError("a.png: truncated."), None])
+def test_info_tells_what_it_can(library, monkeypatch):
+    library.headers = ["a header"], [SourceError("a.png: truncated."), SourceError("b.png: empty.")]
+    monkeypatch.delenv("DKMEANS_DEBUG", raising=False)
+    failed = "dkmeans: failed: a.png: truncated.\ndkmeans: failed: b.png: empty.\n"
+    result = run("info", "pictures")
+    assert (result.exit_code, result.stderr, result.stdout) == (1, failed, "print_info\n")
+    assert library.shown == [["a header"]]
+    monkeypatch.setenv("DKMEANS_DEBUG", "1")
+    result = run("info", "pictures")
+    assert (result.exception, result.stderr) == (library.headers[1][0], failed)
+
+
+def test_info_goes_on_after_a_path_that_is_none(library):
+    library.headers = ["a header"], []
+    failures = iter([SourceError("aaa: too long."), None])
 
     def act():
         if error := next(failures):
             raise error
 
     library.act = act
-    result = run("info", "a.png", "b.png")
-    assert result.exit_code == 1
-    assert result.stderr == "dkmeans: failed: a.png: truncated.\n"
-    assert library.shown == [["b.png"]]
+    result = run("info", "aaa", "b.png")
+    assert (result.exit_code, result.stderr) == (1, "dkmeans: failed: aaa: too long.\n")
+    assert library.shown == [["a header"]]
 
 
 def test_palette(tmp_path):

@@ -11,7 +11,7 @@ import zarr
 from PIL import Image
 
 from dkmeans._validation import InvalidArgumentError, SourceError
-from dkmeans.images import _sources, info, ingest
+from dkmeans.images import _sources, headers, info, ingest
 from dkmeans.images._sources import Found, find, is_single
 
 
@@ -218,3 +218,6 @@ def test_info(tmp_path):
     (tmp_path / "d.png").touch()
     with pytest.raises(SourceError, match=r"d\.png: the file is empty"):
         info(tmp_path)
+    infos, [error] = headers(tmp_path)
+    assert infos == [a, b, c]
+    assert str(error).endswith("d.png: the file is empty.")

@@ -279,10 +279,19 @@ def info(path: str | Path) -> list[ImageInfo]:
     SourceError
         If a picture cannot be read, or holds what is not yet supported.
     """
-    infos = []
+    infos, errors = headers(path)
+    if errors:
+        raise errors[0]
+    return infos
+
+
+def headers(path: str | Path) -> tuple[list[ImageInfo], list[SourceError]]:
+    """Return what `info` does of those pictures that can be read, and why others cannot."""
+    infos, errors = [], []
     for image in find(path):
         if image.source is None:
-            raise SourceError(str(image.error))
+            errors.append(SourceError(str(image.error)))
+            continue
         height, width, bands = image.source.shape
         infos.append(
             ImageInfo(
@@ -298,4 +307,4 @@ def info(path: str | Path) -> list[ImageInfo]:
                 height * width * bands * image.source.dtype.itemsize,
             )
         )
-    return infos
+    return infos, errors
