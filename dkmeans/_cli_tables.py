@@ -24,7 +24,7 @@ from dkmeans._cli_jobs import job_options, resume_option, run
     type=click.Choice(["lloyd", "minibatch"]),
     default="lloyd",
     show_default=True,
-    help="minibatch reads the data twice, and ends higher.",
+    help="minibatch reads the data twice, for the centres and for the inertia, and ends higher.",
 )
 @click.option(
     "--init",

@@ -122,8 +122,8 @@ def fit(
     check_choice("algorithm", algorithm, ALGORITHMS)
     if algorithm == "minibatch" and checkpoint is not None:
         raise InvalidArgumentError(
-            f"checkpoint is {checkpoint!r}, but mini-batches read the data once, so that there is "
-            "nothing to go on from; leave it out, or choose the algorithm lloyd."
+            f"checkpoint is {checkpoint!r}, but mini-batches find the centres in one read, so that "
+            "there is nothing to go on from; leave it out, or choose the algorithm lloyd."
         )
     _refuse_confusion(data, model, checkpoint)
     kept = Checkpoint(checkpoint or f"{model}.checkpoint", stays=True)

@@ -243,7 +243,7 @@ def test_no_checkpoint_of_mini_batches(folder):
     result = run("fit", "rows.zarr", "m.json", "-k", "4", "--algorithm", "minibatch",
                  "--checkpoint", "c")  # fmt: skip
     assert result.exit_code == 2
-    assert "mini-batches read the data once" in result.stderr
+    assert "mini-batches find the centres in one read" in result.stderr
 
 
 def test_no_checkpoint_where_the_model_goes(folder):
