@@ -63,6 +63,8 @@ class Plan:
         the work itself, that is the same process.
     memory_limit
         What a worker may use, or what is available here; None if there is no limit.
+    memory_usable
+        What of that a job may need: a worker moves data to disk from some share of its limit on.
     fits
         Whether the job will be started; else it is refused.
     seconds
@@ -81,6 +83,7 @@ class Plan:
     memory_worker: int
     memory_client: int
     memory_limit: int | None
+    memory_usable: int | None
     fits: bool
     seconds: tuple[float, float] | None
 
@@ -93,6 +96,7 @@ class Plan:
             memory_worker=room.needed(needs),
             memory_client=room.needed_by_client(needs),
             memory_limit=room.limit,
+            memory_usable=None if room.limit is None else int(room.limit * room.share),
             fits=room.holds(needs),
             **told,
         )

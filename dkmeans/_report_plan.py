@@ -40,6 +40,8 @@ def _workers(plan: "Plan") -> str:
 
 def _memory(plan: "Plan") -> str:
     limit = "no limit" if plan.memory_limit is None else f"limit {size(plan.memory_limit)}"
+    if plan.memory_usable != plan.memory_limit:
+        limit += f", of which {size(plan.memory_usable or 0)} before data move to disk"
     text = f"up to {size(plan.memory_worker)} a process ({limit})"
     if plan.memory_client != plan.memory_worker:
         text += f", {size(plan.memory_client)} the client"

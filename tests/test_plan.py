@@ -162,7 +162,7 @@ def test_time_is_told_from_blocks_tried_out(pictures, name):
     assert 0 < plan.seconds[0] < plan.seconds[1]
     assert plan == replace(
         dkmeans.plan(pictures / name, n_colors=4, calibrate=False), seconds=plan.seconds,
-        memory_limit=plan.memory_limit,
+        memory_limit=plan.memory_limit, memory_usable=plan.memory_usable,
     )  # fmt: skip
 
 
@@ -365,6 +365,8 @@ def test_the_command_tells_what_would_be_refused(monkeypatch, table):
     result = run(table, "--clusters", 3, "--no-calibrate")
     assert result.exit_code == 1
     assert "the job would be refused" in result.output
+    limit = "limit 200.0 MiB, of which 140.0 MiB before data move to disk"
+    assert limit in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("job", ["quantize", "ingest"])
