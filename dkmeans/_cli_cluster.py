@@ -131,8 +131,8 @@ class Workplace:
             )
         if self.memory_limit is not None and self.limit() is None:
             raise click.BadParameter(
-                f"{self.memory_limit!r} is no size of {WORKER >> 20}MiB or more; expected "
-                "one such as 2GiB.",
+                f"{self.memory_limit!r} is no size, or less than the {WORKER >> 20}MiB that a "
+                "process takes without any data; expected one such as 2GiB.",
                 ctx,
                 param_hint="--memory-limit",
             )

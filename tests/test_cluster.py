@@ -359,8 +359,8 @@ def command(*arguments):
     [
         (("--memory-limit", "2GiB"), "--memory-limit needs --workers"),
         (("--memory-limit", "2GiB", "--scheduler", "h:1"), "--memory-limit needs --workers"),
-        (("--memory-limit", "much", "--workers", "1"), "'much' is no size of 215MiB or more"),
-        (("--memory-limit", "1MiB", "--workers", "1"), "'1MiB' is no size of 215MiB or more"),
+        (("--memory-limit", "much", "--workers", "1"), "'much' is no size, or less than"),
+        (("--memory-limit", "1MiB", "--workers", "1"), "no size, or less than the 215MiB"),
         (("--lost-after", "10", "--workers", "1"), "10 is not in the range x>=11"),
         (("--lost-after", "11"), "--lost-after needs --workers or --scheduler"),
         (("--tls-ca", __file__, "--workers", "1"), "--tls-key belong together"),
