@@ -494,6 +494,12 @@ UNSUPPORTED = UNSUPPORTED_TILES | {
     "16-bit-grey.png": (grey(lambda path, image: pillow()(path, sixteen_bits(image))), "16-bit"),
     "16-bit.png": (packed_png(16, 2, lambda width: 6 * width), "16-bit"),
     "cmyk.jpg": (converted("CMYK"), "CMYK"),
+    "animation.webp": (
+        lambda path, image: pillow(
+            lossless=True, save_all=True, append_images=[Image.fromarray(image[::-1])]
+        )(path, image),
+        "an animation; write each frame to a file of its own",
+    ),
     "alpha.webp": (lambda path, image: pillow(lossless=True)(path, alpha_band(image)), "alpha"),
     "16-bit.tif": (lambda path, image: tiff()(path, sixteen_bits(image)), "uint16"),
     "signed.tif": (lambda path, image: tiff()(path, image.view(np.int8)), "int8"),
@@ -504,16 +510,16 @@ UNSUPPORTED = UNSUPPORTED_TILES | {
         lambda path, image: tifffile.imwrite(path, image[..., :2], planarconfig="contig"),
         "2 bands",
     ),
-    "palette.tif": (converted("P"), "a palette"),
-    "1-bit.tif": (converted("1"), ""),
-    "1-bit-fax.tif": (converted("1", compression="group4"), ""),
-    "4-bit.tif": (with_rasterio(nbits=4), "8 bits"),
+    "palette.tif": (converted("P"), "a palette; convert it to RGB, to"),
+    "1-bit.tif": (converted("1"), "1-bit pixels"),
+    "1-bit-fax.tif": (converted("1", compression="group4"), "1-bit pixels"),
+    "4-bit.tif": (with_rasterio(nbits=4), "4-bit pixels; convert it to 8-bit grey or RGB."),
     "white-is-zero.tif": (grey(tiff(photometric="miniswhite")), ""),
     "three-greys.tif": (tiff(photometric="minisblack", planarconfig="contig"), "colours other"),
     "orientation.tif": (pillow(tiffinfo={0x0112: 6}), "orientation"),
     "pages.tif": (
         lambda path, image: tiff()(path, np.stack([image, image[::-1]])),
-        "several pages",
+        "several pages; write each page to a file of its own",
     ),
     "crs.tif": (with_rasterio(crs="EPSG:4326"), "georeference"),
     "transform.tif": (

@@ -103,7 +103,9 @@ def layout(path: str, stored: State) -> Layout:
         tiff = found.opened
         bands, dtype = tiff.count, tiff.dtypes[0]
         kinds = [kind.name for kind in tiff.colorinterp]
+        bits = tiff.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")  # if not those of the dtype
         peculiar = {
+            f"{bits}-bit pixels": bits is not None,  # GDAL takes one bit for a palette
             f"{bands} bands": bands not in _BANDS,
             f"{dtype} pixels": dtype != "uint8",
             "a palette": "palette" in kinds,
@@ -112,7 +114,6 @@ def layout(path: str, stored: State) -> Layout:
             "georeference": tiff.crs is not None or not tiff.transform.is_identity,
             "nodata": tiff.nodata is not None,
             "a mask": MaskFlags.per_dataset in tiff.mask_flag_enums[0],
-            "pixels of other than 8 bits": "NBITS" in tiff.tags(1, ns="IMAGE_STRUCTURE"),
             "several pages": len(tiff.subdatasets) > 1,
         }
         return Layout(

@@ -191,6 +191,8 @@ def _probe_pillow(path: str, driver: str, plugin: type[Any], stored: State) -> R
             mode, info = image.mode, image.info
             if driver == "PNG" and mode in _MODES:
                 mode = str(image.tile[0].args)  # tells of other than 8 bits too
+            if driver == "WEBP" and image.is_animated:
+                mode = "an animation"
             # The base class: a PNG's own method would decode all pixels to look for late chunks.
             orientation = int(Image.Image.getexif(image).get(0x0112, 1))
     except Image.DecompressionBombError as error:  # WebP only: its reader wants all pixels at once
@@ -303,4 +305,12 @@ def _unsupported(path: str, what: str) -> str:
         "I;16B": "16-bit pixels",
         "RGB;16B": "16-bit pixels",
     }
-    return f"{path}: not yet supported: {names.get(what, what)}; convert it to 8-bit grey or RGB."
+    advice = {
+        "a palette": "convert it to RGB, to reduce its colours once more",
+        "an animation": "write each frame to a file of its own",
+        "several pages": "write each page to a file of its own",
+    }
+    what = names.get(what, what)
+    return (
+        f"{path}: not yet supported: {what}; {advice.get(what, 'convert it to 8-bit grey or RGB')}."
+    )

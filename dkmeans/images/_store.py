@@ -218,8 +218,8 @@ def probe(path: str | Path) -> list[tuple[str, ZarrSource]]:
     listing = dict(node.attrs).get("dkmeans")
     if listing is None:
         raise SourceError(
-            f"{path}: a Zarr group without a list of images; give the path of an array in it, or "
-            "ingest again if an ingest was interrupted."
+            f"{path}: a Zarr group without a list of images; give the path of an array in it (of "
+            "labels there is one for each source), or ingest again if an ingest was interrupted."
         )
     return list(_probe_group(path, node, listing))
 
