@@ -36,8 +36,20 @@ def cli() -> None:
     """
 
 
+def _refuse_none(
+    ctx: click.Context, _: click.Parameter, sources: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Refuse to have none: of one argument click takes it for the output, and misses a source."""
+    if not sources:
+        raise click.UsageError("A source and an output are needed, the output last.", ctx)
+    return sources
+
+
+_sources = click.argument("sources", nargs=-1, metavar="SOURCE...", callback=_refuse_none)
+
+
 @cli.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@_sources
 @click.argument("output")
 @click.option("--colors", default=256, show_default=True, metavar="K", help="How many colours.")
 @click.option("--palette", metavar="FILE", help="Use the colours of this palette file instead.")
@@ -97,7 +109,7 @@ def quantize(ctx: click.Context, /, sources: tuple[str, ...], output: str, **opt
 
 
 @cli.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@_sources
 @click.argument("store")
 @resume_option
 @job_options

@@ -29,6 +29,8 @@ _OPTIONS = {
 _WORDS = (
     (", or overwrite.", ", or give --overwrite."),
     ("run without resume", "run without --resume"),
+    ("MiniBatchKMeans(missing='ignore')", "dkmeans fit --missing ignore"),
+    ("KMeans(missing='ignore')", "dkmeans fit --missing ignore"),
 )
 
 

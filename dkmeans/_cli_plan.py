@@ -40,13 +40,14 @@ def plan(
     is written. Exit status: 0 if the job fits, 1 if it would be refused.
     """
     place = Workplace.taken_from(options, ctx)
+    clusters = options.pop("clusters")
+    _refuse_contradiction(ctx, job, clusters, options["model"])
     from dkmeans import _jobs, _report_plan  # noqa: PLC0415 - slow
     from dkmeans._plan import plan as planned  # noqa: PLC0415 - slow
 
     *first, last = sources
     output = last if first and not Path(last).exists() else None
     given: Any = sources if output is None else first
-    clusters = options.pop("clusters")
     if clusters is not None or options["model"] is not None or job in ("fit", "predict"):
         given = _jobs.opened(given[0]) if len(given) == 1 else list(given)
     with opened(place):
@@ -66,3 +67,15 @@ def plan(
         _report_plan.print_plan(found)
     if not found.fits:
         ctx.exit(1)
+
+
+def _refuse_contradiction(
+    ctx: click.Context, job: str | None, clusters: int | None, model: str | None
+) -> None:
+    """Refuse a job without the option that it needs, and that option for another job."""
+    for of, option, value in (("predict", "--model", model), ("fit", "--clusters", clusters)):
+        job = of if job is None and value is not None else job
+        if job == of and value is None:
+            raise click.UsageError(f"--job {job} needs {option}.", ctx)
+        if job != of and value is not None:
+            raise click.UsageError(f"{option} belongs to --job {of}, not to {job}.", ctx)

@@ -1,11 +1,21 @@
 """Commands on tables: fit a model, and label rows by it."""
 
+import math
 from functools import partial
 from typing import Any
 
 import click
 
 from dkmeans._cli_jobs import job_options, resume_option, run
+
+_MOST_SEED = (1 << 32) - 1  # that NumPy's generator takes
+
+
+def _refuse_infinite(_: click.Context, __: click.Parameter, tol: float | None) -> float | None:
+    """Refuse what is no number, which ranges of click contain."""
+    if tol is not None and not math.isfinite(tol):
+        raise click.BadParameter(f"{tol} is no finite number.")
+    return tol
 
 
 @click.command()
@@ -33,7 +43,14 @@ from dkmeans._cli_jobs import job_options, resume_option, run
     show_default=True,
     help="How to choose the first centres.",
 )
-@click.option("--seed", default=0, show_default=True, metavar="S", help="Of all random draws.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, _MOST_SEED),
+    default=0,
+    show_default=True,
+    metavar="S",
+    help="Of all random draws.",
+)
 @click.option(
     "--max-iter",
     type=click.IntRange(min=1),
@@ -43,6 +60,7 @@ from dkmeans._cli_jobs import job_options, resume_option, run
 @click.option(
     "--tol",
     type=click.FloatRange(min=0),
+    callback=_refuse_infinite,
     metavar="T",
     help="End when centres move less; 1e-4 by default, for minibatch 0.",
 )

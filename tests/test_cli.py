@@ -361,6 +361,25 @@ def test_wrong_use(library, arguments):
     assert library.calls == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("quantize", "a"), "A source and an output are needed, the output last."),
+        (("ingest", "a"), "A source and an output are needed, the output last."),
+        (("fit", "a", "m", "-k", "2", "--seed", "-1"), "'--seed': -1 is not in the range"),
+        (("fit", "a", "m", "-k", "2", "--seed", f"{1 << 32}"), "'--seed': 4294967296 is not in"),
+        (("fit", "a", "m", "-k", "2", "--tol", "nan"), "'--tol': nan is no finite number."),
+        (("plan", "a", "--job", "predict"), "--job predict needs --model."),
+        (("plan", "a", "--job", "fit"), "--job fit needs --clusters."),
+        (("plan", "a", "--job", "ingest", "-k", "2"), "--clusters belongs to --job fit, not to in"),
+    ],
+)
+def test_wrong_use_is_told_in_options(arguments, sentence):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
 def test_no_palette_file(tmp_path):
     result = run("quantize", "a", "o", "--palette", str(tmp_path / "none.gpl"))
     assert result.exit_code == 1

@@ -204,6 +204,7 @@ def test_resume_of_another_fit_is_wrong_use(folder, interrupted):
      (("none.npy", "m.json"), "none.npy: cannot be read as a .npy file"),
      (("pipe.npy", "m.json"), "pipe.npy: not a regular file"),
      (("rows.zarr", "none/m.json"), "none/m.json: cannot be written"),
+     (("nan.zarr", "m.json"), "Leave such rows out with dkmeans fit --missing ignore, or fill"),
      (("nan.zarr", "m.json"), "nan.zarr: Input X contains NaN"),
      (("few.zarr", "m.json"), "few.zarr: n_samples=2 should be >= n_clusters=4"),
      (("cube.npy", "m.json"), "cube.npy: has the shape"),
