@@ -3,7 +3,7 @@
 import glob
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -98,6 +98,8 @@ def as_list(sources: Paths) -> list[Path | str]:
     SourceError
         If a path cannot be looked at: too long, or in a folder that must not be entered.
     """
+    if not isinstance(sources, os.PathLike | Iterable):
+        raise InvalidArgumentError(f"sources is {sources!r}; it must be a path, or several.")
     paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not paths:
         raise InvalidArgumentError("sources is empty; give files, folders, globs or Zarr arrays.")
