@@ -1,6 +1,7 @@
 """`KMeans` for data of any size."""
 
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -250,7 +251,10 @@ class KMeans(BaseKMeans):
     def _of_checkpoint(self, options: Options) -> dict[str, Any]:
         """Return what the result follows from, besides the data."""
         names = ("n_clusters", "n_init", "max_iter", "tol", "missing", "feature_dim")
-        is_drawn = self.random_state is None  # anew each time
-        seed = None if is_drawn else options.seed
+        seed: int | None = options.seed
+        if self.random_state is None:  # drawn anew each time
+            seed = None
+        elif isinstance(self.random_state, Integral) and not isinstance(options.init, np.ndarray):
+            seed = int(self.random_state)  # as users know it
         init = self.init if callable(self.init) else options.init
         return {name: getattr(self, name) for name in names} | {"init": init, "random_state": seed}

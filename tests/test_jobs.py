@@ -193,9 +193,13 @@ def test_a_file_that_is_no_checkpoint_is_never_replaced(folder):
 def test_resume_of_another_fit_is_wrong_use(folder, interrupted):
     del folder
     interrupted()
-    result = run("fit", "rows.zarr", "m.json", "-k", "5", "--tol", "1e-6", "--resume")
-    assert result.exit_code == 2
-    assert "n_clusters was '4' then, and is '5' now" in result.stderr
+    for options, change in {
+        ("-k", "5"): "--clusters was '4' then, and is '5' now",
+        ("-k", "4", "--seed", "3"): "--seed was '0' then, and is '3' now",
+    }.items():
+        result = run("fit", "rows.zarr", "m.json", *options, "--tol", "1e-6", "--resume")
+        assert result.exit_code == 2
+        assert change in result.stderr
 
 
 @pytest.mark.parametrize(
