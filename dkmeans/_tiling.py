@@ -195,16 +195,15 @@ def grow(block: int, unit: int, target: int, limit: int) -> int:
     Returns
     -------
     int
-        A multiple of `unit`; also of `block`, unless that would exceed both 4 times `target`
-        and `limit`.
+        A multiple of `unit`; also of `block`, unless that would exceed twice `target`.
 
     Examples
     --------
-    >>> grow(512, 512, 2048, 10000), grow(240, 16, 2048, 10000), grow(3, 512, 512, 10000)
-    (2048, 1920, 1536)
+    >>> grow(512, 512, 2048, 10000), grow(240, 16, 2048, 10000), grow(500, 512, 2048, 10000)
+    (2048, 1920, 2048)
     """
     step = math.lcm(block, unit)
-    if step > max(4 * target, 1) and step > limit:
+    if step > 2 * target:
         step = unit
     return step * max(1, min(target, limit) // step)
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -118,11 +119,34 @@ def test_the_same_bytes_however_dealt_out(tmp_path, kind, data, shape):
 def test_files_of_natural_units(tmp_path, kind, compression, shape):
     labels = labels_of(shape)
     output = make(kind, tmp_path / "o", shape, compression=compression)
-    size = label_windows(output, *shape, (1, shape[1]), (64, shape[1]))
+    size = label_windows(output.unit, *shape, (1, shape[1]), (64, shape[1]))
     entries = output.write("a.part", [(w, labels[w.rows, w.columns]) for w in grid(*shape, size)])
     output.finish(entries)
     read = tifffile.imread if kind == "tiff" else lambda path: np.asarray(Image.open(path))
     np.testing.assert_array_equal(read(output.path), labels)
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_parts_may_be_more_than_files_can_be_open(tmp_path, kind):
+    shape = (256, 64)
+    labels, output = labels_of(shape), make(kind, tmp_path / "o", shape)
+    entries = []
+    for number, window in enumerate(grid(*shape, output.unit)):
+        blocks = [(window, labels[window.rows, window.columns])]
+        entries += output.write(f"{number}.part", blocks)
+    assert len(entries) == 64
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 30, limits[1])
+    )
+    try:
+        output.finish(entries)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    whole = make(kind, tmp_path / "whole", shape)
+    whole.finish(whole.write("0.part", [(Window(0, 0, *shape), labels)]))
+    assert content(output) == content(whole)
 
 
 @pytest.mark.usefixtures("small_units")
@@ -189,11 +213,14 @@ def test_windows_of_labels_are_whole_units(kind, height, width, block, blocks_re
         "tiff": TiffFile("", "", height, width, PALETTE, "fast"),
         "zarr": ZarrLabels("", "", width),
     }[kind]
-    rows, columns = label_windows(output, height, width, block, read_block)
+    rows, columns = label_windows(output.unit, height, width, block, read_block)
     assert rows > 0
     assert columns > 0
     assert rows % output.unit[0] == 0
     assert columns % output.unit[1] == 0 or columns >= width
+    most = [max(n, 2 * max(512, r)) for n, r in zip(output.unit, read_block, strict=True)]
+    assert rows <= most[0]
+    assert min(columns, width) <= max(most[1], width if output.unit[1] >= width else 0)
 
 
 # Where outputs go

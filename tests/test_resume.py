@@ -21,7 +21,17 @@ from PIL import Image
 from dkmeans import _tiling
 from dkmeans._palette import Palette
 from dkmeans._validation import CompleteError, InvalidArgumentError, OutputError, SourceError
-from dkmeans.images import _ingest, _manifest, _notes, _png, _store, _tiff, ingest, quantize
+from dkmeans.images import (
+    _destination,
+    _ingest,
+    _manifest,
+    _notes,
+    _png,
+    _store,
+    _tiff,
+    ingest,
+    quantize,
+)
 
 OUTPUTS = ["out.png", "out.tif", "out.zarr", "out"]
 
@@ -262,6 +272,32 @@ def test_damaged_notes_are_passed_over(sources, tmp_path):
     file.write_text("".join(lines) + '00000000 [0,"../../x.part",1,1,[],null,0,null]\nrest\0')
     job("out.tif", sources, path, resume=True)
     assert content(path) == content(tmp_path / "ref.tif")
+
+
+@pytest.mark.parametrize("kind", ["out.tif", "folder"])
+@pytest.mark.parametrize("n_lost", [1, 99])
+def test_uses_that_notes_no_longer_tell_are_counted_again(
+    kind, n_lost, sources, tmp_path, monkeypatch
+):
+    options = {"palette": Palette([[0, 0, 0], [120, 130, 99], [255, 255, 255]])}
+    expected = job(kind, sources, tmp_path / f"ref-{kind}", **options)
+
+    def stop(*_):
+        raise Stop
+
+    path = tmp_path / kind
+    with monkeypatch.context() as patched:
+        patched.setattr(_destination, "sync_files", stop)
+        interrupted(kind, sources, path, **options)
+    for file in [f for f in workspace(path).rglob("*.notes") if '.part"' in f.read_text()][:n_lost]:
+        lines = [
+            line for line in file.read_text().splitlines(keepends=True) if '.part"' not in line
+        ]
+        file.write_text("".join(lines))  # what tells of finished files is still there
+    result = job(kind, sources, path, resume=True, **options)
+    assert content(path) == content(tmp_path / f"ref-{kind}")
+    assert (result.inertia, result.n_pixels) == (expected.inertia, expected.n_pixels)
+    np.testing.assert_array_equal(result.palette.shares, expected.palette.shares)
 
 
 @pytest.mark.parametrize(

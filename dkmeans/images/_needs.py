@@ -10,7 +10,7 @@ from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource, Piece
 from dkmeans._summary import summary_bytes, table_bytes
 from dkmeans._tiling import Window
-from dkmeans.images import _count, _gdal, _raster, _store
+from dkmeans.images import _count, _gdal, _raster, _store, _tiff
 from dkmeans.images._outputs import ImageFile, Output, label_windows
 from dkmeans.images._raster import RasterSource
 from dkmeans.images._staging import StagedSource
@@ -21,6 +21,7 @@ _ZARR = 25 * MIB  # once it is imported
 _BLOCKS = 3  # of what is read: the last one, the next one, and a copy with its bands in order
 _CHUNKS = 3  # of what is read of Zarr: encoded, decoded, and put together
 _WINDOW = 250  # bytes of a window, of where its tile lies, and of where its labels are
+_UNITS = (_tiff.TILE, _tiff.TILE), (1, 1 << 62)  # of outputs: tiles or chunks, or rows
 _LABELS = 3  # windows of labels: the last one, the next one, and as it is packed and encoded
 
 
@@ -60,7 +61,7 @@ def quantize(
     n_colors
         How many colours there will be.
     outputs
-        Where the labels of each source go, in order; labels are taken to be in rows if not known.
+        Where the labels of each source go, in order; if not known, whatever takes more.
     counted
         Whether colours are counted, or a palette is given.
     """
@@ -128,7 +129,6 @@ def _labels(source: BlockSource, output: Output | None, table: int) -> int:
     itemsize = table // kernels.N_CODES
     if isinstance(source, RasterSource) and source.in_order:
         source = StagedSource("", (height, width, source.shape[2]), "")
-    size = (min(512, height), width)
-    if output is not None:
-        size = label_windows(output, height, width, source.block, source.read_block)
-    return min(size[0], height) * min(size[1], width) * itemsize
+    units = _UNITS if output is None else (output.unit,)
+    sizes = (label_windows(u, height, width, source.block, source.read_block) for u in units)
+    return max(min(rows, height) * min(columns, width) for rows, columns in sizes) * itemsize

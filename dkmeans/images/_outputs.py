@@ -7,7 +7,6 @@ place. The bytes do not depend on how the windows were dealt out.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -294,7 +293,7 @@ class ZarrLabels(_Finished):
 
 
 def label_windows(
-    output: Output,
+    unit: tuple[int, int],
     height: int,
     width: int,
     block: tuple[int, int],
@@ -302,11 +301,11 @@ def label_windows(
 ) -> tuple[int, int]:
     """Choose the size of the windows of labels that a task holds at a time.
 
-    They are multiples of the output's unit and, where that is not too large, of the source's
+    They are multiples of the output's `unit` and, where that is not too large, of the source's
     blocks, so that no block is decoded for two windows. Else they are about as large as what is
     read at once: labels are then encoded while they are still in the processor's cache.
     """
-    rows, columns = output.unit
+    rows, columns = unit
     if columns >= width or block[1] >= width:
         return grow(block[0], rows, _TARGET_ROWS, height), width
     return (
@@ -332,16 +331,15 @@ def _copy(entries: Sequence[Entry], target: BinaryIO, crc: int) -> int:
         position += entry.size
         return entry.part, gap
 
-    with ExitStack() as stack:
-        parts = {part: stack.enter_context(Path(part).open("rb")) for part in _parts(entries)}
-        for (part, _), group in groupby(entries, run):
-            members = list(group)
-            parts[part].seek(members[0].start)
-            left = members[-1].start + members[-1].size - members[0].start
+    for (name, _), group in groupby(entries, run):
+        members = list(group)
+        left = members[-1].start + members[-1].size - members[0].start
+        with Path(name).open("rb") as part:  # one at a time: there may be thousands
+            part.seek(members[0].start)
             while left:
-                data = parts[part].read(min(left, _COPY))
+                data = part.read(min(left, _COPY))
                 if not data:
-                    raise OSError(f"{part}: shorter than it was written")
+                    raise OSError(f"{name}: shorter than it was written")
                 target.write(data)
                 crc = isal_zlib.crc32(data, crc)
                 left -= len(data)

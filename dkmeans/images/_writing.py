@@ -22,6 +22,8 @@ def write_labels(
     work: Assign,
 ) -> Assigned:
     """Label and write all that is not done; return all, by index of the source."""
+    if work.measure:
+        done = {i: d for i, d in done.items() if i in usable and _is_told(d, outputs[i], usable[i])}
     pieces = pieces_of(usable, outputs, done)
     made = Assigned()
     if pieces:
@@ -58,13 +60,19 @@ def pieces_of(
             continue
         output = outputs[index]
         height, width, _ = source.shape
-        size = label_windows(output, height, width, source.block, source.read_block)
+        size = label_windows(output.unit, height, width, source.block, source.read_block)
         left: Sequence[Window] = grid(height, width, size)
         if before.entries:
             left = tuple(w for w in left if not before.entries.keys() >= set(output.keys(w)))
         if left:
             pieces.append(OutputPiece(index, source, left, output))
     return pieces
+
+
+def _is_told(done: Done, output: Output, source: BlockSource) -> bool:
+    """Return whether notes tell of all labels of a finished file, which itself tells of no uses."""
+    whole = Window(0, 0, *source.shape[:2])
+    return done.nbytes is None or done.entries.keys() >= set(output.keys(whole))
 
 
 def _before(done: Done) -> Written:
