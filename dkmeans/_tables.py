@@ -69,7 +69,7 @@ class Table:
         name = (
             uuid.uuid4().hex
         )  # of another table even if it is of the same arrays: they may change
-        self._rows = [_rows(part, self.dtype, name) for part in given]
+        self._rows = [_rows(part, self.dtype, name, i) for i, part in enumerate(given)]
         weakref.finalize(self, kept.forget, name)
 
     @cached_property
@@ -217,12 +217,12 @@ def table(data: Any, sample_weight: Any | None = None, feature_dim: str | None =
     return Table(parts, is_collection=True)
 
 
-def _rows(given: Given, dtype: np.dtype[Any], table_name: str) -> RowArray:
+def _rows(given: Given, dtype: np.dtype[Any], table_name: str, number: int) -> RowArray:
     if given.is_in_memory:
         return MemoryRows(given.array, given.weights, dtype)
     if given.is_dask:
         return DaskRows(given.array, given.weights, dtype)
-    rows = ZarrRows(given.array, dtype, table_name)
+    rows = ZarrRows(given.array, dtype, table_name, number)
     return rows if given.weights is None else rows.with_weights(given.weights)
 
 

@@ -150,10 +150,10 @@ class ZarrRows(RowArray):
 
     is_lazy = True
 
-    def __init__(self, array: Any, dtype: np.dtype[Any], table: str) -> None:
+    def __init__(self, array: Any, dtype: np.dtype[Any], table: str, number: int) -> None:
         self.n_features = array.shape[-1]
         self.dtype = dtype
-        self._source = ZarrSource.of(array, dtype, table)
+        self._source = ZarrSource.of(array, dtype, table, number)
         self._steps = steps(array.shape, array.chunks, array.shards, array.dtype.itemsize)
         extents = zip(array.shape[:-1], self._steps, strict=True)
         if max((extent // step for extent, step in extents), default=0) > _MOST_REGIONS:

@@ -17,7 +17,7 @@ from dkmeans._tables_regions import Region
 ROOM = 1 << 28  # bytes, in a process that has no memory limit
 SHARE = 12  # of its memory limit a worker keeps one part in so many
 
-Key = tuple[str, Region]  # the array, and a part of it
+Key = tuple[int, Region]  # the number of an array in the table, and a part of it
 
 
 @dataclass

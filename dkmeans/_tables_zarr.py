@@ -88,6 +88,8 @@ class ZarrSource(RowSource):
     table
         A name for the table that it belongs to, and for what is read of it: see `_tables_kept`.
         Empty if nothing of it is to be kept.
+    number
+        Of the array in the table. Names do not tell arrays apart: a store may lie in any archive.
     """
 
     store: Any
@@ -98,9 +100,10 @@ class ZarrSource(RowSource):
     in_memory: bool = False
     raw: RawChunks | None = None
     table: str = ""
+    number: int = 0
 
     @classmethod
-    def of(cls, array: Any, dtype: np.dtype[Any], table: str = "") -> "ZarrSource":
+    def of(cls, array: Any, dtype: np.dtype[Any], table: str = "", number: int = 0) -> "ZarrSource":
         """Return the source for a Zarr array."""
         import zarr  # noqa: PLC0415 - slow
 
@@ -113,7 +116,7 @@ class ZarrSource(RowSource):
             # Workers open it with the credentials of their own.
             store, path = getattr(array.store, _URL), array.path
         in_memory = isinstance(array.store, zarr.storage.MemoryStore)
-        return cls(store, path, array.shape, array.dtype, dtype, in_memory, raw, table)
+        return cls(store, path, array.shape, array.dtype, dtype, in_memory, raw, table, number)
 
     @property
     def name(self) -> str:
@@ -180,7 +183,7 @@ class _Reader:
 
     def decoded(self, region: Region) -> npt.NDArray[Any]:
         """Return the array of a region, as zarr reads it."""
-        table, key = self._source.table, (self._source.name, region)
+        table, key = self._source.table, (self._source.number, region)
         values = kept.find(table, key) if self._room else None
         if values is None:
             with self._reading(region):

@@ -1039,6 +1039,24 @@ def test_nothing_is_kept_of_a_table_that_is_gone(decoded):
     assert not _tables_kept._kept.blocks
 
 
+class Nameless(zarr.storage.WrapperStore):
+    """A store that does not tell where it lies, as those of archives."""
+
+    def __str__(self):
+        return "nameless"
+
+
+def test_what_is_kept_of_arrays_without_a_name_is_told_apart(tmp_path):
+    rows = [made((40, 5)), made((40, 5)) + 1]
+    for i, part in enumerate(rows):
+        zarr.create_array(str(tmp_path / f"{i}"), data=part, chunks=(10, 5))
+    stores = [Nameless(zarr.storage.LocalStore(tmp_path / f"{i}")) for i in range(2)]
+    a_table = table([zarr.open_array(store, mode="r") for store in stores])
+    for _ in range(2):
+        np.testing.assert_array_equal(read(a_table)[0], np.concatenate(rows))
+    assert len(_tables_kept._kept.blocks) == 2
+
+
 def test_workers_see_the_blocks_again_that_they_keep(client, tmp_path):
     array = zarr_array(tmp_path, made((1 << 20, 8)), chunks=(1 << 16, 8))
     a_table = table(array)
