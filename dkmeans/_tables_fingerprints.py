@@ -3,7 +3,8 @@
 They are taken without a pass over the data, and so tell what that allows to tell:
 
 - of an array in memory, every byte counts, which takes about a second for a GB; of one that is a
-  map of a file, the file's name, size and time of change;
+  map of a file, the file's name, size and time of change, and where in it the numbers lie. A map
+  that is changed without the file ("copy on write") is one in memory;
 - of Zarr in a folder, the metadata, and the name, size and time of change of every file: whoever
   writes a chunk changes it. Copies of the store differ;
 - of Zarr elsewhere, the metadata and a few regions;
@@ -38,8 +39,8 @@ def fingerprint(array: Any) -> str:
         If it cannot be looked at.
     """
     if isinstance(array, np.ndarray):
-        file = _mapped_file(array)
-        told = _of_memory(array) if file is None else _of_file(file)
+        whole = _map(array)
+        told = _of_memory(array) if whole is None else _of_map(array, whole)
     elif dask.is_dask_collection(array):
         told = _of_looks(array)
     else:
@@ -70,22 +71,27 @@ def _hash(values: npt.NDArray[np.uint8]) -> str:
     return hashlib.blake2b(values.data, digest_size=16).hexdigest()
 
 
-def _mapped_file(array: Any) -> Path | None:
-    """Return the file that an array is a map of, if it is one."""
+def _map(array: Any) -> Any:
+    """Return the map that an array is or shows a part of; None if no file tells what it holds."""
+    whole = None
     while array is not None:
-        if isinstance(array, np.memmap):
-            return None if array.filename is None else Path(array.filename)
+        whole = array if isinstance(array, np.memmap) else whole
         array = getattr(array, "base", None)
-    return None
+    is_file = whole is not None and whole.filename is not None and whole.mode != "c"
+    return whole if is_file else None
 
 
-def _of_file(path: Path) -> Iterator[str]:
-    """Yield what is known of a file without reading it."""
+def _of_map(array: npt.NDArray[Any], whole: Any) -> Iterator[str]:
+    """Yield what is known of a file without reading it, and which of its numbers are meant."""
+    path = Path(whole.filename)
     try:
         known = path.stat()
     except OSError as error:
         raise SourceError(f"{path}: cannot be looked at ({error.strerror or error}).") from error
     yield from (path.name, str(known.st_size), str(known.st_mtime_ns))
+    # Views have the offset of the whole; their first number tells.
+    first, begin = (part.__array_interface__["data"][0] for part in (array, whole))
+    yield from (str(whole.offset + first - begin), str(array.strides))
 
 
 def _of_zarr(source: ZarrSource) -> Iterator[str]:

@@ -268,6 +268,29 @@ def test_a_mapped_file_written_since_is_seen(place, ending, tmp_path):
         estimator().fit(np.load(file, mmap_mode="r"), checkpoint=place)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [lambda x: x[3000:], lambda x: x[:3000][::-1], lambda x: np.asarray(x[1:])[:3000],
+     lambda x: x[::2]],
+)  # fmt: skip
+def test_another_part_of_a_mapped_file_is_other_data(part, place, ending, tmp_path):
+    mapped = kinds_of(tmp_path)["mapped"]
+    interrupted(ending, 2, mapped[:3000], place)
+    with pytest.raises(InvalidArgumentError, match="other data: they have changed"):
+        estimator().fit(part(mapped), checkpoint=place)
+    again = np.asarray(np.load(tmp_path / "rows.npy", mmap_mode="r"))[:3000]
+    assert estimator().fit(again, checkpoint=place).n_iter_
+
+
+def test_a_map_changed_in_memory_alone_is_other_data(place, ending, tmp_path):
+    kinds_of(tmp_path)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="c")
+    interrupted(ending, 2, mapped, place)
+    mapped[0] *= 2
+    with pytest.raises(InvalidArgumentError, match="other data: they have changed"):
+        estimator().fit(mapped, checkpoint=place)
+
+
 # Not a checkpoint of ours
 
 
