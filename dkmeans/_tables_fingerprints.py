@@ -12,7 +12,6 @@ They are taken without a pass over the data, and so tell what that allows to tel
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from dkmeans import _passes_schedulers as schedulers
 from dkmeans._passes_threads import in_threads
+from dkmeans._stores_folders import states
 from dkmeans._tables_zarr import StoredArray, ZarrSource
 from dkmeans._validation import SourceError
 
@@ -101,22 +101,11 @@ def _of_zarr(source: ZarrSource) -> Iterator[str]:
         return
     folder = Path(source.store, source.path)
     try:
-        yield from _files(str(folder), "")
+        for name, size, changed in states(str(folder)):
+            if not name.endswith("zarr.json"):  # metadata are described already
+                yield f"{name} {size} {changed}"
     except OSError as error:
         raise SourceError(f"{folder}: cannot be looked at ({error.strerror or error}).") from error
-
-
-def _files(folder: str, inside: str) -> Iterator[str]:
-    """Yield the name, size and time of change of all files in a folder that are not metadata."""
-    with os.scandir(folder) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
-    for entry in listed:
-        name = f"{inside}{entry.name}"
-        if entry.is_dir():
-            yield from _files(entry.path, f"{name}/")
-        elif not entry.name.startswith((".", "zarr.json")):  # metadata are described already
-            known = entry.stat()
-            yield f"{name} {known.st_size} {known.st_mtime_ns}"
 
 
 def _of_looks(array: Any) -> Iterator[str]:

@@ -372,6 +372,17 @@ def test_changed_sources_are_refused(kind, sources, tmp_path):
         job(kind, sources, path, resume=True)
 
 
+@pytest.mark.parametrize("kind", ["out.png", "out.zarr"])
+def test_a_store_changed_in_place_is_refused(kind, photos, tmp_path):
+    path = tmp_path / kind
+    array = zarr.create_array(str(tmp_path / "a"), data=photos["china"], chunks=(64, 64, 3))
+    with pytest.raises(Stop):
+        quantize(tmp_path / "a", path, n_colors=5, n_init=1, progress=StopAt("write", 2))
+    array[100:200] = 0
+    with pytest.raises(SourceError, match=r"a: changed since the job on .* was interrupted"):
+        quantize(tmp_path / "a", path, n_colors=5, n_init=1, resume=True)
+
+
 @pytest.mark.parametrize("kind", [*OUTPUTS, "store.zarr"])
 def test_what_is_complete_stays(kind, sources, tmp_path):
     path = tmp_path / kind

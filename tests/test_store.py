@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dkmeans._palette import Palette
 from dkmeans._tiling import Window, grid
 from dkmeans._validation import SourceError
-from dkmeans.images import _sources, _store
+from dkmeans.images import _sources, _store, _store_state
 from dkmeans.images._listing import Image
 from dkmeans.images._packed import PackedWriter
 from dkmeans.images._store import ArrayWriter
@@ -109,6 +109,18 @@ def test_sources_travel(arrays):
     assert len(pickled) < 1000
     assert pickle.loads(pickled) == source  # noqa: S301 - just pickled
     assert source.fingerprint() == probe_one(arrays / "rgb").fingerprint()
+
+
+@pytest.mark.parametrize("name", ["rgb", "v2"])
+def test_a_fingerprint_tells_of_chunks(arrays, tmp_path, name):
+    shutil.copytree(arrays / name, tmp_path / "a")
+    before = probe_one(tmp_path / "a")
+    (tmp_path / "a" / ".DS_Store").touch()
+    assert probe_one(tmp_path / "a").fingerprint() == before.fingerprint()
+    zarr.open_array(str(tmp_path / "a"), mode="r+")[-1] = 7
+    after = probe_one(tmp_path / "a")
+    assert after.stored == before.stored, "metadata have not changed"
+    assert after.fingerprint() != before.fingerprint()
 
 
 def test_chunks_too_large_to_hold(tmp_path):
@@ -307,6 +319,15 @@ def store(photo, tmp_path_factory):
         ],
     )
     return path
+
+
+def test_an_array_is_listed_once_for_all_its_images(store, monkeypatch):
+    listed = []
+    states = _store_state.states
+    monkeypatch.setattr(_store_state, "states", lambda f: listed.append(f) or states(f))
+    for _, source in _store.probe(store):
+        source.fingerprint()
+    assert listed == [f"{store}/images/0", f"{store}/packed/1"]
 
 
 def test_images_of_a_store(store, photo):

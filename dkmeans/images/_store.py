@@ -27,6 +27,7 @@ from dkmeans import _stores
 from dkmeans._palette import Palette
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import MAX_RESIDENT, SourceError
+from dkmeans.images import _store_state
 from dkmeans.images._listing import Image
 from dkmeans.images._store_chunks import store_type
 
@@ -37,7 +38,7 @@ PACKED_CHUNK = 1 << 22  # pixels: 12 MiB of RGB
 _FORMAT, _VERSION = "dkmeans-images", 1
 _ALWAYS_WRITE: Any = {"write_empty_chunks": True}  # comparing each chunk with zero costs more
 _CRC_BYTES = 4
-MARKERS = ("zarr.json", ".zarray", ".zgroup")
+MARKERS = _store_state.MARKERS
 
 
 # What zarr raises for what it cannot read; its own errors are ValueErrors too.
@@ -70,7 +71,7 @@ class ZarrSource:
     offset
         For an image packed with others, the row of its first pixel; else None.
     stored
-        The fingerprint when it was probed; "" if it is to be taken when it is asked for.
+        What told of the metadata when it was probed; "" in S3, where that is asked for when needed.
     probed
         Another text for each look at the store: what was read of one is not taken for the next.
     """
@@ -96,13 +97,10 @@ class ZarrSource:
         return reading_block(self.shape[1], self.block, self.shape[2])
 
     def fingerprint(self) -> str:
-        """Return what changes with the array's metadata: the time in ns, of an object the ETag."""
-        return self.stored or self._state()
-
-    def _state(self) -> str:
-        folder = f"{self.store}/{self.array}".rstrip("/")
-        places = [f"{folder}/{marker}" for marker in MARKERS]
-        return "-".join(str(_stores.state(place)[1]) for place in places if _stores.exists(place))
+        """Return what changes with the array's metadata, and on the disk with its chunks."""
+        if _stores.is_url(self.store):
+            return _store_state.of_metadata(self.store, self.array)
+        return f"{self.stored}-{_store_state.of_files(self.store, self.array, self.probed)}"
 
     def read(self, windows: Sequence[Window]) -> Generator[UInt8, None, None]:
         """Yield the block of each window, (height, width, bands), opening the array once.
@@ -120,7 +118,7 @@ class ZarrSource:
             self._refuse_changed()
 
     def _refuse_changed(self) -> None:
-        if self.stored and self._state() != self.stored:
+        if self.stored and _store_state.of_metadata(self.store, self.array) != self.stored:
             raise SourceError(f"{self.store}: changed while it was being read; run again.")
 
     def _read(self, array: Any, window: Window) -> UInt8:
@@ -155,8 +153,10 @@ class ZarrSource:
 
 
 def _as_probed(source: ZarrSource) -> ZarrSource:
-    """Return the source with its fingerprint, if that costs no request to a server."""
-    return source if _stores.is_url(source.store) else replace(source, stored=source.fingerprint())
+    """Return the source with what tells of its metadata, if that costs no request to a server."""
+    if _stores.is_url(source.store):
+        return source
+    return replace(source, stored=_store_state.of_metadata(source.store, source.array))
 
 
 def _damaged_chunk(array: Any, region: Sequence[slice]) -> str | None:
@@ -245,7 +245,7 @@ def _probe_array(path: str, array: Any) -> ZarrSource:
         )
     shards = array.shards
     block = (shards if shards and math.prod(shards) <= MAX_RESIDENT else array.chunks)[:2]
-    return ZarrSource(path, "", (height, width, bands), block)
+    return ZarrSource(path, "", (height, width, bands), block, probed=secrets.token_hex(8))
 
 
 def _probe_group(path: str, group: Any, listing: Any) -> Iterator[tuple[str, ZarrSource]]:
