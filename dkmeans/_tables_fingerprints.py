@@ -110,7 +110,8 @@ def _of_zarr(source: ZarrSource) -> Iterator[str]:
 
 def _of_looks(array: Any) -> Iterator[str]:
     """Yield hashes of a few lines along the first axis, from the first to the last."""
-    places = sorted(set(np.linspace(0, len(array) - 1, _LOOKS, dtype=int).tolist()))
+    n = len(array)
+    places = sorted(set(np.linspace(0, n - 1, min(_LOOKS, n), dtype=int).tolist()))
     looks = [array[place] for place in places]
     if dask.is_dask_collection(array):
         looks = list(schedulers.compute(*looks))

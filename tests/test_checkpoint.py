@@ -150,15 +150,23 @@ def kinds_of(tmp_path):
         "list": [ROWS[:2000], ROWS[2000:]],
         "strided": np.asfortranarray(ROWS),
         "memory store": zarr.create_array({}, data=ROWS, chunks=(500, 3)),
+        "list with none": [da.from_array(ROWS, chunks=(700, 3)), *arrays_without_rows()],
     }
 
 
-@pytest.mark.parametrize("kind", ["zarr", "dask", "mapped", "list", "strided", "memory store"])
+def arrays_without_rows():
+    lazy = da.from_array(ROWS[:10], chunks=(5, 3))
+    return [lazy[:0], lazy[lazy[:, 0] > 99], zarr.create_array({}, data=ROWS[:0], chunks=(1, 3))]
+
+
+@pytest.mark.parametrize(
+    "kind", ["zarr", "dask", "mapped", "list", "strided", "memory store", "list with none"]
+)
 def test_any_kind_of_data(kind, place, ending, tmp_path):
     wanted = told(estimator().fit(ROWS))
     interrupted(ending, 2, kinds_of(tmp_path)[kind], place)
     model = estimator().fit(kinds_of(tmp_path)[kind], checkpoint=place)
-    if kind == "list":
+    if kind.startswith("list"):
         model.labels_ = np.concatenate(model.labels_)
     assert told(model) == wanted
 
