@@ -232,6 +232,25 @@ def test_tiff_is_as_rasterio_and_tifffile_see_it(files, name):
     np.testing.assert_array_equal(seen.reshape(expected.shape), expected)
 
 
+@pytest.mark.parametrize("layout", [{"tile": TILE}, {"rowsperstrip": 150}], ids=["tiles", "strip"])
+def test_bits_of_bytes_from_the_lowest_on(photo, tmp_path, monkeypatch, layout):
+    monkeypatch.setattr(_raster, "_BAND", 1000)
+    path = tmp_path / "a.tif"
+    tiff(compression="zlib", extratags=[(263, "H", 1, 2, True)], **layout)(path, photo)
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+        place = page.tags[263].offset
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<H", data, place, 266)  # FillOrder, which tifffile does not write
+    turned_round = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+    for start, size in parts:
+        data[start : start + size] = data[start : start + size].translate(turned_round)
+    path.write_bytes(data)
+    np.testing.assert_array_equal(rasterio_pixels(path), photo)
+    np.testing.assert_array_equal(read_whole(_raster.probe(path)), photo)
+
+
 def test_which_tiff_goes_past_gdal(files):
     fast = {name for name in REGIONS if isinstance(_raster.probe(files[name][0]), TiledTiff)}
     assert fast == {

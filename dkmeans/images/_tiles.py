@@ -333,6 +333,7 @@ def _is_plain_deflate(page: Any, shape: tuple[int, int, int]) -> bool:
         page.compression in _DEFLATE
         and page.predictor in _PREDICTORS
         and page.planarconfig == 1
+        and page.fillorder == 1  # the highest bit of a byte comes first
         and page.bitspersample == 8  # noqa: PLR2004 - bits
         and page.photometric in _GREY_AND_RGB
         and (*page.shape, 1)[:3] == shape
