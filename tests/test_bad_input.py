@@ -221,6 +221,13 @@ CASES = {
         ("in/a.png", "in/a.png"),
         "out",
     ),
+    "no-array": Case(
+        InvalidArgumentError,
+        ("zarr.json.png: no Zarr array can have the name",),
+        {"a.png": png, "zarr.json.png": png},
+        ("a.png", "zarr.json.png"),
+        "out.zarr",
+    ),
     "exists": Case(OutputError, ("out.png: exists already",), {"a.png": png, "out.png": png}),
     "exists-zarr": Case(
         OutputError, ("out.zarr: exists",), {"a.png": png, "out.zarr": no_pixels}, output="out.zarr"

@@ -174,6 +174,19 @@ def test_names_that_are_not_text(tmp_path):
     assert image.path == path
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["zarr.json.png", "sub/zarr.json.tif", "zarr.json/a.png", "..png", "sub/...png", "a\\b.png"],
+)
+def test_names_that_no_array_can_have(name, folder):
+    [source] = find(folder / "b.png")
+    fitting = [replace(source, name=n) for n in ("my.zarr.json.png", ".a.png", "sub/a.b.png")]
+    _sources.refuse_as_arrays(fitting)
+    _sources.refuse_as_arrays([Found("x", name, None, "cannot be read", 0)])
+    with pytest.raises(InvalidArgumentError, match=r"b\.png: no Zarr array can have the name"):
+        _sources.refuse_as_arrays([*fitting, replace(source, name=name)])
+
+
 # Reports
 
 

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -185,6 +185,8 @@ def quantize(
     is_single = _sources.is_single(sources) and len(found) == 1
     failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
     refuse_failed(failures, len(found))
+    if not is_single and PurePath(str(output).rstrip("/")).suffix.lower() == ".zarr":
+        _sources.refuse_as_arrays(found)
     target = target_of(output, found, is_single=is_single)
     most = max_colors(target.kind)
     if palette is not None:
