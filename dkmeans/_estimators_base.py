@@ -35,6 +35,10 @@ from dkmeans._tables import Table, table
 _STORED = [np.float64, np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16]
 _TABLE = 2  # axes
 _LEAST_WEIGHT = 1e-250
+_FITTED = (
+    "cluster_centers_", "counts_", "inertia_", "n_iter_", "n_passes_", "stop_reason_",
+    "n_missing_", "n_features_in_", "feature_names_in_", "n_steps_",
+)  # fmt: skip
 _LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -111,6 +115,7 @@ class BaseKMeans(
         """Return the inertia of `X`, negative. Lazy data are read once."""
         check_is_fitted(self)
         data = self._table(X, sample_weight, reset=False)
+        self._check_some(data)
         return -_lloyd_passes.inertia(Passes(), data, self._centers, self._check_ranges)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -133,11 +138,7 @@ class BaseKMeans(
 
     def _attributes(self) -> dict[str, Any]:
         """Return what makes a fitted estimator of an unfitted one."""
-        names = (
-            "cluster_centers_", "counts_", "inertia_", "n_iter_", "n_passes_", "stop_reason_",
-            "n_missing_", "n_features_in_", "feature_names_in_", "n_steps_",
-        )  # fmt: skip
-        kept = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        kept = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
         return {**kept, "shift": self._frame.shift, "unit": self._frame.unit}
 
     def _restore(self, attributes: dict[str, Any]) -> Self:
@@ -184,8 +185,14 @@ class BaseKMeans(
     ) -> Table:
         """Check data of any kind, and return them as rows of features.
 
-        `check` is called with the rows of tables in memory.
+        `check` is called with the rows of tables in memory. With `reset`, what was fitted before is
+        forgotten, so that a fit that fails leaves no model.
         """
+        if reset:
+            for name in (*_FITTED, "labels_"):
+                self.__dict__.pop(name, None)
+        if isinstance(X, np.ndarray) and not X.dtype.isnative:
+            X = X.astype(X.dtype.newbyteorder("="))  # noqa: N806 - scikit-learn's name
         if is_rich(X):
             data = table(X, sample_weight, self.feature_dim)
             self._check_features(data, reset=reset)
@@ -266,12 +273,15 @@ class BaseKMeans(
                 "anything with. Scale the weights."
             )
 
-    def _check_size(self, data: Table) -> None:
+    def _check_some(self, data: Table) -> None:
         if data.n_rows == 0:
             raise ValueError(
                 f"Found array with 0 sample(s) (shape={data.shape}) while a minimum of 1 is "
                 f"required by {type(self).__name__}."
             )
+
+    def _check_size(self, data: Table) -> None:
+        self._check_some(data)
         if data.n_rows < self.n_clusters:
             raise ValueError(f"n_samples={data.n_rows} should be >= n_clusters={self.n_clusters}.")
 

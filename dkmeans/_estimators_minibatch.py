@@ -8,7 +8,7 @@ from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
-from dkmeans import _lloyd_passes, _minibatch
+from dkmeans import _lloyd_passes, _minibatch, _needs_tables
 from dkmeans._estimators_base import BaseKMeans, labels_of, warn
 from dkmeans._estimators_callbacks import Report, with_callbacks
 from dkmeans._frame import Frame
@@ -146,6 +146,7 @@ class MiniBatchKMeans(BaseKMeans):
         """Find the centres, and show how passes go."""
         data = self._table(X, sample_weight, reset=True)
         self._check_size(data)
+        _needs_tables.check_fit(data, self.n_clusters)
         report = Report(self, progress)
         passes = Passes(report)
         rng = check_random_state(self.random_state)
@@ -167,6 +168,7 @@ class MiniBatchKMeans(BaseKMeans):
         """
         first = not hasattr(self, "cluster_centers_")
         data = self._table(X, sample_weight, reset=first)
+        self._check_some(data)
         rows, weights, ranges = _minibatch.gather(data)
         self._check_ranges(ranges)
         if first:

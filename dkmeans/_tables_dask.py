@@ -1,6 +1,7 @@
 """Dask arrays, and Zarr arrays, as parts of a table: what is answered is lazy."""
 
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -112,10 +113,10 @@ class DaskRows(RowArray):
 
     def settle_sizes(self, sizes: "_Sizes") -> None:
         """Take over sizes that have been computed; make the weights a Dask array."""
-        self.array = sizes.known(self.array)
+        self.array = _passed_on(sizes.known(self.array))
         if self.weights is not None:
             if _is_dask(self.weights):
-                self.weights = sizes.known(self.weights)
+                self.weights = _passed_on(sizes.known(self.weights))
             self._check_weights()
             if not _is_dask(self.weights):
                 weights = fitting(self.weights, tuple(self.array.shape[:-1]))
@@ -270,6 +271,22 @@ def _extents(array: Any, axis: int) -> Any:
 
 def _extent(block: npt.NDArray[Any], axis: int) -> npt.NDArray[np.int64]:
     return np.full((1,) * block.ndim, block.shape[axis], np.int64)
+
+
+def _passed_on(array: Any) -> Any:
+    """Return a Dask array, in tasks of its own if its blocks are persisted on a cluster.
+
+    Such blocks have the keys by which the cluster knows them, and Dask leaves these out of a graph.
+    """
+    distributed = sys.modules.get("distributed")
+    first = array.name, *(0 for _ in range(array.ndim))
+    if distributed is None or not isinstance(array.dask[first], distributed.Future):
+        return array
+    return array.map_blocks(_same, dtype=array.dtype, meta=array._meta)  # noqa: SLF001 - there is no other way to it
+
+
+def _same(block: Any) -> Any:
+    return block
 
 
 def _optimised(arrays: Sequence[Any]) -> Any:

@@ -226,6 +226,18 @@ def test_every_start_finds_clear_clusters(init):
     assert len(set(zip(truth.tolist(), model.labels_.tolist(), strict=True))) == 3
 
 
+@BOTH
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">i2", ">f2"])
+def test_the_order_of_bytes_changes_nothing(kind, dtype):
+    rows = (rows_of("overlap") * 9).astype(dtype)
+    expected = kind(4, random_state=0).fit(rows.astype(rows.dtype.newbyteorder("=")))
+    for given in (rows, da.from_array(rows, chunks=(50, -1))):
+        model = kind(4, random_state=0).fit(given)
+        assert model.cluster_centers_.dtype == expected.cluster_centers_.dtype
+        np.testing.assert_array_equal(model.cluster_centers_, expected.cluster_centers_)
+        np.testing.assert_array_equal(model.predict(rows), expected.labels_)
+
+
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("init", ["k-means++", "k-means||", "random"])

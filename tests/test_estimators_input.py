@@ -283,6 +283,14 @@ def test_no_rows(makers, kind, estimator):
     refused(lambda: estimator.fit(data), ValueError, "0 sample", "minimum of 1")
 
 
+@pytest.mark.parametrize("is_lazy", [False, True])
+@pytest.mark.parametrize("method", ["score", "partial_fit"])
+def test_no_rows_later(method, is_lazy):
+    model = MiniBatchKMeans(3, random_state=0).partial_fit(ROWS)
+    data = da.from_array(ROWS[:0]) if is_lazy else ROWS[:0]
+    refused(lambda: getattr(model, method)(data), ValueError, "0 sample", "minimum of 1")
+
+
 @pytest.mark.parametrize("kind", ["dask", "zarr", "path"])
 def test_no_rows_have_no_labels(makers, kind):
     labels = KMeans(3, random_state=0).fit(ROWS).predict(getattr(makers, kind)(ROWS[:0]))
@@ -428,6 +436,17 @@ def test_unfitted(makers, kind, estimator, method):
 def test_a_fit_that_failed_leaves_no_model(estimator):
     refused(lambda: estimator.fit(with_value(np.nan)), ValueError)
     refused(lambda: estimator.predict(ROWS), NotFittedError)
+
+
+@pytest.mark.parametrize("bad", [with_value(np.nan), np.tile(with_value(np.nan), 2), ROWS[:, :0]])
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_a_fit_that_failed_leaves_none_of_the_last(estimator, bad, is_lazy):
+    estimator.fit(ROWS)
+    refused(lambda: estimator.fit(da.from_array(bad) if is_lazy else bad), ValueError)
+    for method in (estimator.predict, estimator.transform, estimator.score):
+        for rows in (ROWS, np.tile(ROWS, 2)):
+            refused(lambda: method(rows), NotFittedError)  # noqa: B023 - called at once
+    assert not hasattr(estimator, "labels_")
 
 
 def test_a_batch_that_failed_changes_nothing():

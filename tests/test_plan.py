@@ -303,9 +303,11 @@ def test_jobs_that_cannot_fit_do_nothing(monkeypatch, pictures, table, tmp_path,
         "quantize": lambda: dkmeans.quantize(pictures, tmp_path / "out"),
         "ingest": lambda: dkmeans.ingest(pictures, tmp_path / "out.zarr"),
         "fit": lambda: dkmeans.KMeans(3).fit(str(table)),
+        "fit by batches": lambda: dkmeans.MiniBatchKMeans(3).fit(str(table)),
     }
     for name, job in jobs.items():
-        with pytest.raises(InsufficientMemoryError, match=f"{name} needs .* --memory-limit"):
+        needs_ = f"{name.split()[0]} needs .* --memory-limit"
+        with pytest.raises(InsufficientMemoryError, match=needs_):
             job()
     assert not ran
     assert not list(tmp_path.iterdir())

@@ -391,6 +391,19 @@ def test_what_is_persisted_is_not_computed_again(client, tmp_path):
     assert len(log.read_text().splitlines()) == 4
 
 
+def test_what_is_persisted_is_taken_as_it_is(client, tmp_path):
+    log = tmp_path / "log"
+    x = da.from_array(made((40, 5)), chunks=(10, -1))
+    x = x.map_blocks(count_in_file, path=log, dtype="f4", meta=np.empty((0, 0), "f4"))
+    x, weights = client.persist([x, da.arange(40, chunks=10) + 1.0])
+    for given in (table(x), table(x, weights), table([x, x[:40]], [weights, weights])):
+        rows, found = read(given)[:2]
+        np.testing.assert_array_equal(rows, np.tile(made((40, 5)), (len(rows) // 40, 1)))
+        if found is not None:
+            np.testing.assert_array_equal(found, np.tile(np.arange(40) + 1.0, len(rows) // 40))
+    assert len(log.read_text().splitlines()) == 4
+
+
 @pytest.mark.usefixtures("inner_client")
 def test_a_cluster_within_the_process_counts_bytes_once():
     read(table(da.from_array(made((40, 5)), chunks=(10, -1))))
