@@ -2,7 +2,7 @@
 
 import os
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -309,7 +309,7 @@ def predict(
     InsufficientMemoryError
         If it needs more memory than there is.
     """
-    target = _label_target(output, data)
+    target = _label_target(output, [model, data])
     shown = None if progress is None else _InBytes(progress)
     estimator = load(model)
     rows = opened(data)
@@ -344,11 +344,11 @@ def predict(
     )
 
 
-def _label_target(output: str, data: str) -> Target[Any]:
+def _label_target(output: str, sources: Sequence[str]) -> Target[Any]:
     """Return where labels go."""
     is_zarr = str(output).rstrip("/").lower().endswith(".zarr")
     target = target_of(output, [], is_single=False) if is_zarr else None
     if target is None or target.kind != "zarr":
         raise InvalidArgumentError(f"output is {output!r}; its name must end in .zarr.")
-    refuse_among("output", output, [data if _stores.is_url(data) else Path(data)])
+    refuse_among("output", output, [s if _stores.is_url(s) else Path(s) for s in sources])
     return target

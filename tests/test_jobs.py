@@ -346,6 +346,8 @@ def test_predict_leaves_out_what_the_model_leaves_out(folder):
      (("m.json", "rows.zarr", "labels.txt"), 2, "'labels.txt'; its name must end in .zarr"),
      (("m.json", "rows.zarr", "rows.zarr", "--overwrite"), 1, "is also a source"),
      (("m.json", "rows.zarr", "rows.zarr/c/l.zarr", "--overwrite"), 1, "lies inside the source"),
+     (("m.json", "group.zarr/rows", "group.zarr", "--overwrite"), 1, "holds the source"),
+     (("group.zarr/m.json", "rows.zarr", "group.zarr", "--overwrite"), 1, "holds the source"),
      (("m.json", "rows.zarr", "wide.zarr"), 1, "exists already"),
      (("m.json", "rows.zarr", "folder.zarr", "--overwrite"), 1, "is no Zarr store"),
      (("rows.npy", "rows.zarr", "l.zarr"), 1, "not a dkmeans model")],
@@ -353,11 +355,14 @@ def test_predict_leaves_out_what_the_model_leaves_out(folder):
 def test_what_cannot_be_labelled(arguments, status, sentence, folder):
     (folder / "folder.zarr").mkdir()
     zarr.create_array("wide.zarr", data=np.zeros((10, 5)))
-    fitted().save("m.json")
+    zarr.create_group("group.zarr").create_array("rows", data=ROWS)
+    for place in ("m.json", "group.zarr/m.json"):
+        fitted().save(place)
     result = run("predict", *arguments)
     assert result.exit_code == status
     assert sentence in result.stderr
     assert not (folder / "l.zarr").exists()
+    np.testing.assert_array_equal(zarr.open_array("group.zarr", path="rows")[:], ROWS)
 
 
 def test_a_damaged_chunk_of_labels_is_seen(folder):

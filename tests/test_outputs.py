@@ -21,7 +21,7 @@ from PIL import Image
 from dkmeans._palette import Palette
 from dkmeans._tiling import Window, grid
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
-from dkmeans.images import _destination, _outputs, _png, _store, _tiff
+from dkmeans.images import _destination, _outputs, _png, _store, _tiff, ingest, quantize
 from dkmeans.images._destination import Destination, kind_of, refuse_among, writing
 from dkmeans.images._manifest import begin
 from dkmeans.images._outputs import PngFile, TiffFile, ZarrLabels, label_windows
@@ -377,6 +377,19 @@ def test_outputs_among_the_sources_are_refused(tmp_path, output, message):
     assert str(caught.value).startswith(f"{tmp_path / output}: {message}")
     refuse_among(tmp_path / "photos-out", sources)
     refuse_among(tmp_path / "out.png", sources)
+
+
+@pytest.mark.parametrize("source", ["d.zarr/in", "link", "*/in"])
+@pytest.mark.parametrize("job", [quantize, ingest])
+def test_a_store_is_not_replaced_while_a_source_lies_in_it(tmp_path, job, source):
+    pixels = np.full((4, 4, 3), 7, np.uint8)
+    zarr.create_group(str(tmp_path / "d.zarr")).create_array("in", data=pixels)
+    (tmp_path / "link").symlink_to(tmp_path / "d.zarr" / "in")
+    for resume in (False, True):
+        with pytest.raises(OutputError, match=r"d\.zarr: holds (a|the) source"):
+            job(tmp_path / source, tmp_path / "d.zarr", overwrite=True, resume=resume)
+    np.testing.assert_array_equal(zarr.open_array(str(tmp_path / "d.zarr"), path="in")[:], pixels)
+    assert {path.name for path in tmp_path.iterdir()} == {"d.zarr", "link"}
 
 
 # Nothing is left

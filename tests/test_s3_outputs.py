@@ -155,6 +155,17 @@ def test_outputs_that_are_refused(sources, s3, source, output, said):
     nothing_else(s3, "in")
 
 
+@pytest.mark.parametrize("source", ["d.zarr/in", "*/in"])
+@pytest.mark.parametrize("job", [dkmeans.quantize, dkmeans.ingest])
+def test_a_store_is_not_replaced_while_a_source_lies_in_it(s3, job, source):
+    place = zarr.storage.ObjectStore(_stores.folder(f"{s3}/d.zarr"))
+    zarr.create_group(place).create_array("in", data=np.full((4, 4, 3), 7, np.uint8))
+    before = held(s3)
+    with pytest.raises(OutputError, match=r"d\.zarr: holds (a|the) source"):
+        job(f"{s3}/{source}", f"{s3}/d.zarr", overwrite=True)
+    assert held(s3) == before
+
+
 def test_two_jobs_on_one_output(sources, s3, monkeypatch):
     monkeypatch.setattr(_stores_locks, "_BEAT", 0.3)
     with (

@@ -145,6 +145,8 @@ class Bucket:
         for file in existing:
             if file in sources:
                 raise OutputError(f"{file}: is also a source; choose another place.")
+        if self.kind == "zarr" and any(path.startswith(f"{self.path}/") for path in sources):
+            raise OutputError(f"{self.path}: holds a source; choose another place.")
 
     def _existing(self) -> set[str]:
         """Return the objects of the output that are there, or the store."""

@@ -333,18 +333,24 @@ def refuse_failed(failures: Mapping[int, str], n_sources: int) -> None:
 
 
 def refuse_overwriting(outputs: Sequence[Path], found: Sequence[Found]) -> None:
-    """Raise `OutputError` if a file to be overwritten is one of the images found."""
+    """Raise `OutputError` if what is to be overwritten is one of the images found, or holds one."""
     if not outputs:
         return
-    places = {Path(image.path).resolve() for image in found if image.source}
+    paths = [image.path for image in found if image.source and not _stores.is_url(image.path)]
+    places = {Path(path).resolve() for path in paths}
+    above = {folder for place in places for folder in place.parents}
     for path in outputs:
-        if path.resolve() in places:
+        real = path.resolve()
+        if real in places:
             raise OutputError(f"{path}: is also a source; choose another place.")
+        if real in above:
+            raise OutputError(f"{path}: holds a source; choose another place.")
 
 
 def refuse_among(path: Path, sources: Sequence[Path | str]) -> None:
-    """Raise `OutputError` if an output is one of the sources or lies in a source folder."""
+    """Raise `OutputError` if an output is one of the sources, lies in one, or would replace one."""
     real = path.resolve()
+    is_store = real.suffix.lower() == ".zarr"  # which is replaced with all that lies in it
     for source in sources:
         if isinstance(source, str):
             continue  # a URL lies nowhere on the disk
@@ -358,3 +364,5 @@ def refuse_among(path: Path, sources: Sequence[Path | str]) -> None:
             )
         if place.is_dir() and real.is_relative_to(place):
             raise OutputError(f"{path}: lies inside the source {source}; choose another place.")
+        if is_store and place.is_relative_to(real):
+            raise OutputError(f"{path}: holds the source {source}; choose another place.")

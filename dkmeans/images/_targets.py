@@ -110,6 +110,8 @@ def entered(
 def refuse_among(name: str, output: str | Path, sources: Sequence[Path | str]) -> None:
     """Raise `OutputError` if the output that argument `name` gives is a source, or among sources.
 
+    So it does if a source lies in a store that is to be replaced.
+
     Raises
     ------
     InvalidArgumentError
@@ -127,3 +129,5 @@ def refuse_among(name: str, output: str | Path, sources: Sequence[Path | str]) -
             raise OutputError(f"{url}: is also a source; choose another name.")
         if url.startswith(f"{place}/"):
             raise OutputError(f"{url}: lies inside the source {source}; choose another place.")
+        if url.lower().endswith(".zarr") and place.startswith(f"{url}/"):
+            raise OutputError(f"{url}: holds the source {source}; choose another place.")
