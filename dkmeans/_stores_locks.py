@@ -41,18 +41,21 @@ class Lock:
         self._beats = 0
         self._etag = ""
         self._is_lost = False
+        self._renewing = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def check(self) -> None:
-        """Raise if another job has taken the lock over, so that nothing more is to be written.
+        """Renew the lock; raise if another job has taken it over, so that nothing is to be done.
+
+        The store is asked: a process that was suspended has not yet seen what happened meanwhile.
 
         Raises
         ------
         OutputError
-            If so.
+            If so, or if that cannot be told.
         """
-        if self._is_lost:
+        if not self._renewed():
             raise OutputError(
                 f"{self._output}: another job has taken it over, as this one could not be seen "
                 "for too long; look at what is there, and run again."
@@ -89,7 +92,7 @@ class Lock:
         """Give it back."""
         self._over.set()
         self._thread.join()
-        if not self._is_lost:
+        if self._renewed():
             objects.remove(self._url)
 
     def _look(self) -> tuple[str, str]:
@@ -110,14 +113,19 @@ class Lock:
     def _beat(self) -> None:
         while not self._over.wait(_BEAT):
             try:
-                etag = objects.exchange(self._url, self._data(), self._etag)
+                if not self._renewed():
+                    return
             except DkmeansError as error:  # it may be reached again the next time
                 _log.warning("The lock of %s could not be renewed: %s", self._output, error)
-                continue
-            if etag is None and not self._is_own():
-                self._is_lost = True
-                return
-            self._etag = etag or self._etag
+
+    def _renewed(self) -> bool:
+        """Write the lock anew; return whether it is still ours."""
+        with self._renewing:
+            if not self._is_lost:
+                etag = objects.exchange(self._url, self._data(), self._etag)
+                self._is_lost = etag is None and not self._is_own()
+                self._etag = etag or self._etag
+            return not self._is_lost
 
     def _is_own(self) -> bool:
         """Return whether the lock is ours, though not as it was: an answer got lost."""

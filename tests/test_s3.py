@@ -293,6 +293,18 @@ def test_who_lost_a_lock_knows(s3):
     assert _stores.read(f"{s3}/lock") == b"{}"
 
 
+def test_a_lock_is_looked_at_before_anything_is_done(s3):
+    with held(f"{s3}/lock", "out") as (lock, _):
+        lock.check()
+        lock.check()
+        _stores.write(f"{s3}/lock", b"{}")  # by another, before the next beat
+        with pytest.raises(OutputError, match="another job has taken it over"):
+            lock.check()
+    with held(f"{s3}/other", "out"):
+        _stores.write(f"{s3}/other", b"{}")
+    assert _stores_objects.names_below(s3) == {"lock", "other"}
+
+
 @pytest.mark.usefixtures("_fast")
 def test_a_lock_survives_troubles(s3, proxy):
     with held(f"{s3}/lock", "out") as (lock, _):

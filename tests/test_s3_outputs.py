@@ -11,7 +11,7 @@ from s3_proxy import Trouble
 import dkmeans
 from dkmeans import _stores, _stores_locks, _stores_objects
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
-from dkmeans.images import _outputs_objects, _sources
+from dkmeans.images import _bucket, _outputs_objects, _quantize, _sources
 
 
 @pytest.fixture
@@ -174,6 +174,36 @@ def test_two_jobs_on_one_output(sources, s3, monkeypatch):
     ):
         dkmeans.quantize(sources / "a.png", f"{s3}/o.png", n_colors=4)
     dkmeans.quantize(sources / "a.png", f"{s3}/o.png", n_colors=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "moment"),
+    [
+        ("o.zarr", (_quantize, "_fitted", "after")),
+        ("o.zarr", (_bucket.Bucket, "finish", "before")),
+        ("o.zarr", (_bucket.BucketSpace, "publish", "before")),
+        ("o.zarr", (_bucket.BucketSpace, "sweep", "before")),
+        ("o.tif", (_quantize, "write_labels", "after")),
+        ("o.tif", (_bucket.BucketSpace, "sweep", "before")),
+    ],
+)
+def test_who_was_suspended_touches_nothing_of_the_next_job(sources, s3, monkeypatch, name, moment):
+    monkeypatch.setattr(_outputs_objects, "_SEGMENT", 20_000)
+    place, function, when = moment
+    original, seen = getattr(place, function), {}
+
+    def suspended(*args, **kwargs):
+        result = original(*args, **kwargs) if when == "after" else None
+        if not seen:  # longer than the lock lasts; the thread that renews it has not run yet
+            _stores.write(f"{s3}/.{name}.dkmeans/dkmeans.lock", b"of the next job")
+            _stores.write(f"{s3}/{name}/c/7/7", b"of the next job")
+            seen.update(held(s3))
+        return result if when == "after" else original(*args, **kwargs)
+
+    monkeypatch.setattr(place, function, suspended)
+    with pytest.raises(OutputError, match=f"^{s3}/{name}: another job has taken it over"):
+        dkmeans.quantize(sources / "a.png", f"{s3}/{name}", n_colors=4)
+    assert held(s3) == seen
 
 
 @pytest.mark.parametrize("name", ["o.zarr", "o.png", "o/"])

@@ -57,6 +57,10 @@ class BucketSpace:
         self._lock = lock
         self._kind = kind
 
+    def check(self) -> None:
+        """Raise if another job has taken the workspace over, while this process was suspended."""
+        self._lock.check()
+
     def begin_anew(self, output: str) -> None:
         """Remove what an interrupted job has left, and say so."""
         if objects.names_below(self.path) - {LOCK}:
@@ -72,14 +76,16 @@ class BucketSpace:
 
     def publish(self, output: str, documents: Mapping[str, bytes]) -> None:
         """Put the metadata of a store whose chunks are all there, those of the whole last."""
-        self._lock.check()
         for name, data in documents.items():
+            if "/" not in name:
+                self.check()  # now the store becomes whole
             url = f"{output}/{name}"
             if objects.create(url, data) is None and objects.read(url) != data:
                 raise OutputError(f"{url}: exists already, though this job had not written it.")
 
     def sweep(self, output: str) -> None:
         """Remove all but the lock, and the chunks of a store that has no metadata."""
+        self.check()
         # First what tells of a job: whoever is killed from here on leaves nothing to go on with.
         objects.remove(f"{self.path}/{JOB}")
         abort_below(output)
@@ -219,6 +225,7 @@ class Bucket:
         """
         if self._drawn is None:  # files have their names already
             return
+        space.check()
         complete(self._drawn)
         documents = self._drawn.documents()
         for array in filter(None, [*arrays, *(self._array(i) for i in failed if i in self.files)]):

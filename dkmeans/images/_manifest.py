@@ -86,6 +86,9 @@ class Space(Protocol):
     def path(self) -> Place:
         """Where it is."""
 
+    def check(self) -> None:
+        """Raise `OutputError` if another job has it now, so that nothing is to be done in it."""
+
     def begin_anew(self, output: Any) -> None:
         """Remove what an interrupted job has left, and say so."""
 

@@ -217,6 +217,7 @@ def quantize(
             assert colours is not None  # noqa: S101 - tells the type checker what was just seen
             failures |= target.published(job) or {}
             usable = {i: source for i, source in usable.items() if i not in failures}
+            space.check()  # what is there of a store is removed now
             outputs = target.outputs(job, usable, colours, compression)
             done = job.done(target.files, lambda index, key: outputs[index].is_sound(key))
             work = Assign(colours, measure=fitted is None, journal=job.journal)
@@ -224,6 +225,7 @@ def quantize(
         failures |= assigned.failures
         refuse_failed(failures, len(found))
         written = {i: w for i, w in assigned.written.items() if i not in failures}
+        space.check()
         sizes = finish(outputs, written, job)
         target.finish(space, job, failures)
     report = _sources.report(found, target.files, failures, sizes)

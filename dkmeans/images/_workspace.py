@@ -47,6 +47,9 @@ class Workspace:
         self.is_kept: Callable[[], bool] = lambda: False
         self.can_resume = False
 
+    def check(self) -> None:
+        """Do nothing: the system's lock stays with the process."""
+
     def begin_anew(self, output: Path) -> None:
         """Remove what an interrupted job has left, and say so."""
         if self.leftovers():
