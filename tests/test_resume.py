@@ -29,6 +29,7 @@ from dkmeans.images import (
     _png,
     _store,
     _tiff,
+    _workspace,
     ingest,
     quantize,
 )
@@ -328,11 +329,35 @@ def test_a_note_with_a_sound_checksum_is_checked_too(text, tmp_path):
 def test_failures_in_records_are_numbered_texts(failures, tmp_path):
     job = _manifest.Job(tmp_path, is_resumed=True, overwrite=False)
     job.publishing({3: "a reason"})
-    assert job.published(tmp_path / "made", tmp_path) == {3: "a reason"}
+    assert job.publication() == {3: "a reason"}
+    assert job.published(tmp_path / "made", tmp_path)
     record = tmp_path / "publication.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "failures": failures}))
     with pytest.raises(SourceError, match=r"publication\.json: a damaged publication"):
-        job.published(tmp_path / "made", tmp_path)
+        job.publication()
+
+
+@pytest.mark.parametrize("kind", ["out.zarr", "store.zarr"])
+@pytest.mark.parametrize("options", [{}, {"palette": Palette([[0, 0, 0], [255, 255, 255]])}])
+def test_a_store_without_what_failed_is_published_by_a_job_that_goes_on(
+    kind, options, sources, tmp_path, monkeypatch
+):
+    (sources / "d.tif").write_bytes((sources / "a.tif").read_bytes()[:100_000])
+    options = {} if kind == "store.zarr" else options
+    (tmp_path / "undisturbed").mkdir()
+    expected = job(kind, sources, tmp_path / "undisturbed" / kind, **options)
+    assert [r.error is None for r in expected.report] == [True, True, True, False]
+
+    def stop(*_):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_workspace.Workspace, "publish", stop)
+        for resume in (False, True):
+            interrupted(kind, sources, tmp_path / kind, resume=resume, **options)
+    result = job(kind, sources, tmp_path / kind, resume=True, **options)
+    assert [r.error for r in result.report] == [r.error for r in expected.report]
+    assert content(tmp_path / kind) == content(tmp_path / "undisturbed" / kind)
 
 
 @pytest.mark.parametrize(

@@ -176,9 +176,9 @@ class Bucket:
         """Enter the workspace."""
         return opened(self.path, self.kind)
 
-    def published(self, job: Job) -> dict[int, str] | None:
-        """Return the failures of a Zarr output whose metadata were about to be put, or None."""
-        return job.publication() if self.kind == "zarr" else None
+    def published(self, job: Job) -> bool:
+        """Return whether the metadata of a Zarr output were about to be put."""
+        return job.publication() is not None
 
     def room(self, job: Job) -> None:
         """Return None: there is no disk."""
@@ -226,13 +226,13 @@ class Bucket:
         if self._drawn is None:  # files have their names already
             return
         space.check()
+        job.publishing(failed)
         complete(self._drawn)
         documents = self._drawn.documents()
         for array in filter(None, [*arrays, *(self._array(i) for i in failed if i in self.files)]):
             objects.remove_below(f"{self.path}/{array}")
             for name in [name for name in documents if name.startswith(f"{array}/")]:
                 del documents[name]
-        job.publishing(failed)
         space.publish(self.path, documents)
 
     def _array(self, index: int) -> str:

@@ -102,8 +102,8 @@ class Destination:
             if self.kind != "zarr" and path.is_dir():
                 raise OutputError(f"{path}: is a folder, which is never overwritten; remove it.")
 
-    def published(self, job: Job) -> dict[int, str] | None:
-        """Return the failures of a Zarr output that a job has moved into place, or None."""
+    def published(self, job: Job) -> bool:
+        """Return whether a job has moved a Zarr output into place."""
         return job.published(Path(job.folder, _STORE), self.path)
 
     def room(self, job: Job) -> Path:
@@ -138,7 +138,7 @@ class Destination:
     def lay_out(self, job: Job, draw: Callable[[_store.Root], None]) -> Site:
         """Return the store under construction; `draw` makes its arrays, if it has none yet."""
         made = Path(job.folder, _STORE)
-        if self.published(job) is not None:
+        if self.published(job):
             made = self.path
         elif not job.is_laid_out:
             shutil.rmtree(made, ignore_errors=True)
@@ -168,13 +168,13 @@ class Destination:
         if self.kind != "zarr":
             sync_files([file for index, file in self.files.items() if index not in failed])
             return
-        if self.published(job) is not None:
+        if self.published(job):
             return
+        job.publishing(failed)  # first: who goes on tries no source again whose array is gone
         made = Path(job.folder, _STORE)
         for array in filter(None, [*arrays, *(self._array(i) for i in failed if i in self.files)]):
             shutil.rmtree(made / array, ignore_errors=True)
         complete(made)
-        job.publishing(failed)
         space.publish(made, self.path)
 
 
@@ -205,14 +205,14 @@ class Numbered(Protocol[P]):
     path: P
     files: dict[int, P]
 
-    def published(self, job: Job) -> dict[int, str] | None:
-        """Return the failures of a Zarr output that has its name, or None."""
+    def published(self, job: Job) -> bool:
+        """Return whether it is a Zarr output that has its name."""
 
 
 def finished(target: Numbered[P], job: Job) -> set[P]:
     """Return which of an output's files a job has finished, as it says."""
     if target.kind == "zarr":
-        return {target.path} if target.published(job) is not None else set()
+        return {target.path} if target.published(job) else set()
     return {target.files[index] for index in job.finished() if index in target.files}
 
 

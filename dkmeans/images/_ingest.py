@@ -139,9 +139,11 @@ def ingest(
     with entered(target, options, found, resume=resume, overwrite=overwrite) as (space, job):
         pieces, runs = _lay_out(usable)
         every = [*pieces, *itertools.chain(*runs)]
-        published = target.published(job)
         site = target.lay_out(job, partial(_create, every))
-        failures |= _fill(passes, site, pieces, runs, job) if published is None else published
+        failures |= job.publication() or {}
+        if not target.published(job):
+            left = [piece for piece in pieces if piece.index not in failures]
+            failures |= _fill(passes, site, left, runs, job)
         refuse_failed(failures, len(found))
         failed = [piece.array for piece in pieces if piece.index in failures]
         images = _listing(found, every, failures)

@@ -139,12 +139,12 @@ class Job:
         named = {str(index): reason for index, reason in failures.items()}
         _PUBLICATION.write(self._publication, {"failures": named}, indent=None)
 
-    def published(self, made: Path, output: Path) -> dict[int, str] | None:
-        """Return the failures of a store that has its name already; None if it has not."""
-        return None if made.exists() or not output.exists() else self.publication()
+    def published(self, made: Path, output: Path) -> bool:
+        """Return whether a finished store has its name already."""
+        return not made.exists() and output.exists() and self.publication() is not None
 
     def publication(self) -> dict[int, str] | None:
-        """Return what `publishing` was told; None if it was not called."""
+        """Return the failures that `publishing` was told of; None if it was not called."""
         if not _stores.exists(self._publication):
             return None
         with _PUBLICATION.damaged(self._publication):

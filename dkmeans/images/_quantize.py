@@ -215,11 +215,12 @@ def quantize(
                 failures |= failed
             colours = fitted.palette if fitted else palette
             assert colours is not None  # noqa: S101 - tells the type checker what was just seen
-            failures |= target.published(job) or {}
+            failures |= job.publication() or {}
             usable = {i: source for i, source in usable.items() if i not in failures}
             space.check()  # what is there of a store is removed now
             outputs = target.outputs(job, usable, colours, compression)
-            done = job.done(target.files, lambda index, key: outputs[index].is_sound(key))
+            files = {index: target.files[index] for index in usable}
+            done = job.done(files, lambda index, key: outputs[index].is_sound(key))
             work = Assign(colours, measure=fitted is None, journal=job.journal)
             assigned = write_labels(passes, usable, outputs, done, work)
         failures |= assigned.failures

@@ -44,8 +44,8 @@ class Target(Protocol[S]):
     def opened(self) -> AbstractContextManager[S]:
         """Enter the workspace, and lock it; of two jobs the second is refused."""
 
-    def published(self, job: Job) -> dict[int, str] | None:
-        """Return the failures of a Zarr output that is finished, or all but; else None."""
+    def published(self, job: Job) -> bool:
+        """Return whether a Zarr output is finished, or all but."""
 
     def room(self, job: Job) -> Path | None:
         """Return a folder for what is large and soon removed, if there is one."""
