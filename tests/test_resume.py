@@ -259,8 +259,25 @@ def test_damaged_parts_are_made_again(kind, harm, sources, tmp_path):
         victim.write_bytes(data[: len(data) // 2] if harm == "cut" else data)
         if harm == "remove":
             victim.unlink()
-    job(kind, sources, path, resume=True)
+    # A finished file that is another now may be somebody else's.
+    job(kind, sources, path, resume=True, overwrite=kind == "out" and harm != "remove")
     assert content(path) == content(tmp_path / "undisturbed" / kind)
+
+
+@pytest.mark.parametrize("same_size", [False, True])
+def test_a_file_of_somebody_else_is_replaced_only_if_asked_for(same_size, sources, tmp_path):
+    job("out", sources, tmp_path / "undisturbed")
+    path = tmp_path / "out"
+    interrupted("out", sources, path, progress=midway("out"))
+    [file, *_] = path.glob("*.png")
+    theirs = bytes(file.stat().st_size) if same_size else b"theirs"
+    file.write_bytes(theirs)
+    with pytest.raises(OutputError, match=rf"{file.name}: exists already, and not as .* or overwr"):
+        job("out", sources, path, resume=True)
+    assert file.read_bytes() == theirs
+    file.rename(tmp_path / "theirs.png")
+    job("out", sources, path, resume=True)
+    assert content(path) == content(tmp_path / "undisturbed")
 
 
 def test_damaged_notes_are_passed_over(sources, tmp_path):

@@ -207,6 +207,18 @@ def test_what_is_damaged_is_made_again(kind, harm, sources, tmp_path, s3):
     assert held(s3, kind) == bytes_there
 
 
+def test_an_object_of_somebody_else_is_replaced_only_if_asked_for(sources, tmp_path, s3):
+    _, bytes_there = expected("out", sources, tmp_path)
+    interrupted("out", sources, f"{s3}/out/", progress=StopAt("write", 6))
+    [name, *_] = sorted(finished(s3, "out"))
+    _stores.write(f"{s3}/{name}", b"theirs")
+    with pytest.raises(OutputError, match=f"{name}: exists already, and not as the interrupted"):
+        job("out", sources, f"{s3}/out/", resume=True)
+    assert _stores.read(f"{s3}/{name}") == b"theirs"
+    job("out", sources, f"{s3}/out/", resume=True, overwrite=True)
+    assert held(s3, "out") == bytes_there
+
+
 def test_what_was_asked_for_must_be_the_same(sources, s3):
     url = f"{s3}/out.zarr"
     interrupted("out.zarr", sources, url, progress=StopAt("write", 7))

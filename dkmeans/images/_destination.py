@@ -29,7 +29,7 @@ from dkmeans.images._site import Site
 from dkmeans.images._sources import Found
 from dkmeans.images._workspace import Workspace, opened, place_of
 
-P = TypeVar("P")
+P = TypeVar("P", bound=_stores.Place)
 
 _STORE = "store.zarr"  # under construction
 SUFFIXES = {".png": "png", ".tif": "tiff", ".tiff": "tiff", ".zarr": "zarr", "": "folder"}
@@ -210,10 +210,10 @@ class Numbered(Protocol[P]):
 
 
 def finished(target: Numbered[P], job: Job) -> set[P]:
-    """Return which of an output's files a job has finished, as it says."""
+    """Return which of an output's files are there as a job has finished them."""
     if target.kind == "zarr":
         return {target.path} if target.published(job) else set()
-    return {target.files[index] for index in job.finished() if index in target.files}
+    return {target.files[index] for index in job.finished(target.files)}
 
 
 def max_colors(kind: str) -> int:
@@ -315,10 +315,16 @@ def refuse_unasked(
     """Raise `OutputError` if some of an output exists and is not to be replaced.
 
     A job that was to be resumed, but had not been interrupted, has nothing to do if all is there.
+    What one that was interrupted has not noted may be somebody else's.
     """
     if not existing or overwrite:
         return
-    if len(existing) == n_wanted and resumed is not None and not resumed.is_resumed:
+    if resumed is not None and resumed.is_resumed:
+        raise OutputError(
+            f"{existing[0]}: exists already, and not as the interrupted job has noted it; move it "
+            "away, or overwrite."
+        )
+    if len(existing) == n_wanted and resumed is not None:
         raise CompleteError(
             f"{output}: is there, and no job on it was interrupted; nothing to resume."
         )

@@ -120,6 +120,7 @@ class Job:
         self.fit = _stores.below(folder, _FIT)
         self._laid_out = _stores.below(folder, "laid-out")
         self._publication = _stores.below(folder, "publication.json")
+        self._finished: dict[int, int] | None = None
 
     def has_work(self) -> bool:
         """Return whether another run could go on from here."""
@@ -151,9 +152,18 @@ class Job:
             named = _PUBLICATION.read(self._publication)["failures"]
             return numbered_texts("failures", named)
 
-    def finished(self) -> set[int]:
-        """Return the sources whose finished files have got their names, or were about to."""
-        return {note.index for note in self.journal.notes() if note.finished is not None}
+    def finished(self, files: Mapping[int, Place]) -> dict[int, int]:
+        """Return the sizes of finished files that are there as they were noted, by index.
+
+        They are read once, all of `files` that are noted.
+        """
+        if self._finished is None:
+            told = {(note.index, note.finished) for note in self.journal.notes() if note.finished}
+            noted = [(index, whole) for index, whole in told if index in files]
+            found = in_threads(lambda one: _checksum(files[one[0]], one[1][0]), noted)
+            pairs = zip(noted, found, strict=True)
+            self._finished = {index: whole[0] for (index, whole), now in pairs if now == whole}
+        return self._finished
 
     def done(
         self, files: Mapping[int, Place], is_sound: Callable[[int, int], bool]
@@ -183,9 +193,10 @@ class Job:
         ]
         are_sound = in_threads(lambda chunk: is_sound(*chunk), chunks)
         sound = {chunk for chunk, is_there in zip(chunks, are_sound, strict=True) if is_there}
+        finished = self.finished(files) if notes else {}
         found = in_threads(
             lambda index: _done(
-                notes[index], files[index], self.folder, lambda key: (index, key) in sound
+                notes[index], finished.get(index), self.folder, lambda key: (index, key) in sound
             ),
             list(notes),
         )
@@ -275,12 +286,9 @@ def _refuse_other(
 
 
 def _done(
-    notes: Sequence[Note], file: Place, parts: Place, is_sound: Callable[[int], bool]
+    notes: Sequence[Note], nbytes: int | None, parts: Place, is_sound: Callable[[int], bool]
 ) -> Done:
-    done = Done()
-    for note in notes:
-        if note.finished is not None and _checksum(file, note.finished[0]) == note.finished:
-            done.nbytes = note.finished[0]
+    done = Done(nbytes=nbytes)
     for name in dict.fromkeys(note.part for note in notes if note.entries):
         of_part = sorted((n for n in notes if n.part == name and n.entries), key=lambda n: n.size)
         if done.nbytes is not None:
