@@ -7,17 +7,20 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import dask
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from conftest import small_disk
 from PIL import Image
 
 from dkmeans._palette import Palette
 from dkmeans._validation import CompleteError, OutputError, SourceError
 from dkmeans.images import _notes, _store, ingest, quantize
+from dkmeans.images._destination import Destination
 from dkmeans.images._staging import staging_folder
 
 
@@ -336,6 +339,45 @@ def test_a_job_that_is_killed_while_it_sweeps_was_complete(noise, tmp_path):
     with pytest.raises(CompleteError, match="nothing to resume"):
         quantize(noise, tmp_path / "out.zarr", n_colors=8, n_init=1, resume=True)
     assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_was_put_aside_is_replaced_only_if_asked_for(noise, tmp_path, monkeypatch, resume):
+    path = tmp_path / "out.zarr"
+    theirs = zarr.create_array(str(path), data=np.full((3, 3), 77))
+    replace = Path.replace
+
+    def dies(made, target):
+        if target == path:
+            raise KeyboardInterrupt
+        return replace(made, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            quantize(noise, path, n_colors=8, n_init=1, overwrite=True)
+    assert not path.exists()
+    if resume:  # the leave to replace it lasts
+        quantize(noise, path, n_colors=8, n_init=1, resume=True)
+        assert zarr.open_array(str(path)).shape == (600, 640)
+    else:
+        with pytest.raises(OutputError, match=r"out\.zarr: exists already"):
+            quantize(noise, path, n_colors=8, n_init=1)
+        np.testing.assert_array_equal(theirs[:], np.full((3, 3), 77))
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_what_another_job_has_just_finished_is_not_replaced(noise, tmp_path, monkeypatch):
+    path, opened = tmp_path / "out.png", Destination.opened
+
+    def late(target):
+        path.write_bytes(b"theirs")
+        return opened(target)
+
+    monkeypatch.setattr(Destination, "opened", late)
+    with pytest.raises(OutputError, match=r"out\.png: exists already"):
+        quantize(noise, path, n_colors=8, n_init=1)
+    assert path.read_bytes() == b"theirs"
 
 
 def test_staged_pixels_of_a_killed_job_are_swept_though_its_tasks_still_write(tmp_path):

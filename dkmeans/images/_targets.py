@@ -96,14 +96,16 @@ def entered(
 ) -> Iterator[tuple[S, Job]]:
     """Enter the workspace of an output and begin a job in it, or go on with one.
 
-    What exists and must not be replaced is refused before anything is changed.
+    What exists and must not be replaced is refused before anything is changed, and once more when
+    nobody else can write: another job may just have ended, or died when it had put aside what was
+    there, which is then put back.
     """
     if not resume:
         target.refuse_existing(found, overwrite=overwrite)
     with target.opened() as space:
         job = begin(space, target.path, options, found, resume=resume, overwrite=overwrite)
-        if resume:
-            target.refuse_existing(found, overwrite=job.overwrite, resumed=job)
+        resumed = job if resume else None
+        target.refuse_existing(found, overwrite=job.overwrite, resumed=resumed)
         yield space, job
 
 
