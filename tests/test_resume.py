@@ -440,6 +440,19 @@ def test_what_is_complete_stays(kind, sources, tmp_path):
     assert not workspace(path).exists()
 
 
+def test_what_is_complete_but_for_what_cannot_be_read_stays(sources, tmp_path):
+    (sources / "d.tif").write_bytes((sources / "a.tif").read_bytes()[:100_000])
+    path = tmp_path / "out"
+    assert sum(r.error is not None for r in job("out", sources, path).report) == 1
+    before = content(path)
+    with pytest.raises(CompleteError, match="is there but for 1 of the sources, which cannot be r"):
+        job("out", sources, path, resume=True)
+    shutil.copy(sources / "b.png", sources / "e.png")  # one more, which can
+    with pytest.raises(OutputError, match="exists already"):
+        job("out", sources, path, resume=True)
+    assert content(path) == before
+
+
 @pytest.mark.parametrize("kind", [*OUTPUTS, "store.zarr"])
 def test_the_leave_to_overwrite_lasts(kind, sources, tmp_path):
     path = tmp_path / kind

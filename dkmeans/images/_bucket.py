@@ -143,10 +143,9 @@ class Bucket:
         self, found: Sequence[Found], *, overwrite: bool, resumed: Job | None = None
     ) -> None:
         """Refuse to replace what exists, unless that was asked for; as `Destination` does."""
-        wanted = set(self.files.values()) if self.kind == "folder" else {self.path}
         own = finished(self, resumed) if resumed else set()
         existing = sorted(self._existing() - own)
-        refuse_unasked(self.path, existing, len(wanted), overwrite=overwrite, resumed=resumed)
+        refuse_unasked(self, existing, found, overwrite=overwrite, resumed=resumed)
         sources = {image.path for image in found}
         for file in existing:
             if file in sources:

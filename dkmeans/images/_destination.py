@@ -4,9 +4,9 @@ import fnmatch
 import glob
 import os
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +14,7 @@ from dkmeans import _stores
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
 from dkmeans._stores import sync_files, writing
+from dkmeans._tiling import grid
 from dkmeans._validation import (
     MAX_COLORS,
     CompleteError,
@@ -94,7 +95,7 @@ class Destination:
         wanted = set(self.files.values()) if self.kind == "folder" else {self.path}
         own = finished(self, resumed) if resumed else set()
         existing = sorted(path for path in wanted - own if path.exists())
-        refuse_unasked(self.path, existing, len(wanted), overwrite=overwrite, resumed=resumed)
+        refuse_unasked(self, existing, found, overwrite=overwrite, resumed=resumed)
         refuse_overwriting(existing, found)
         for path in existing:
             if self.kind == "zarr" and not _store.is_zarr(path):
@@ -305,16 +306,17 @@ def _several(n: int) -> str:
 
 
 def refuse_unasked(
-    output: _stores.Place,
-    existing: Sequence[_stores.Place],
-    n_wanted: int,
+    target: Numbered[P],
+    existing: Sequence[P],
+    found: Sequence[Found],
     *,
     overwrite: bool,
     resumed: Job | None,
 ) -> None:
     """Raise `OutputError` if some of an output exists and is not to be replaced.
 
-    A job that was to be resumed, but had not been interrupted, has nothing to do if all is there.
+    A job that was to be resumed, but had not been interrupted, has nothing to do if all is there
+    but for pictures that cannot be read.
     What one that was interrupted has not noted may be somebody else's.
     """
     if not existing or overwrite:
@@ -324,11 +326,29 @@ def refuse_unasked(
             f"{existing[0]}: exists already, and not as the interrupted job has noted it; move it "
             "away, or overwrite."
         )
-    if len(existing) == n_wanted and resumed is not None:
+    there = set(existing)
+    missing = [
+        found[index].source
+        for index, file in target.files.items()
+        if target.kind == "folder" and file not in there
+    ]
+    if resumed is not None and not any(source and _is_sound(source) for source in missing):
+        failed = f" but for {len(missing)} of the sources, which cannot be read" if missing else ""
         raise CompleteError(
-            f"{output}: is there, and no job on it was interrupted; nothing to resume."
+            f"{target.path}: is there{failed}, and no job on it was interrupted; nothing to resume."
         )
     raise OutputError(f"{existing[0]}: exists already; choose another name, or overwrite.")
+
+
+def _is_sound(source: BlockSource) -> bool:
+    """Return whether a source can be read to its end."""
+    windows = grid(source.shape[0], source.shape[1], source.read_block)
+    try:
+        with closing(source.read(windows)) as blocks:
+            deque(blocks, maxlen=0)
+    except SourceError:
+        return False
+    return True
 
 
 def refuse_failed(failures: Mapping[int, str], n_sources: int) -> None:
