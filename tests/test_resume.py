@@ -401,6 +401,17 @@ def test_another_configuration_is_refused(sources, tmp_path, change, message):
     job("out.png", sources, path, resume=True)
 
 
+@pytest.mark.parametrize("names", [("in", "in/a.tif"), ("in/a.tif", "in")])
+def test_a_folder_is_not_the_one_picture_in_it(names, sources, tmp_path):
+    for name in ("b.png", "c.png"):
+        (sources / name).unlink()
+    path, first, second = tmp_path / "out.zarr", *(tmp_path / name for name in names)
+    interrupted("out.zarr", first, path, progress=midway("out.zarr"))
+    with pytest.raises(InvalidArgumentError, match=r"'quantize to zarr .*', but was 'quan"):
+        job("out.zarr", second, path, resume=True)
+    job("out.zarr", first, path, resume=True)
+
+
 @pytest.mark.parametrize("kind", ["out", "store.zarr"])
 def test_changed_sources_are_refused(kind, sources, tmp_path):
     path = tmp_path / kind

@@ -266,6 +266,10 @@ def _refuse_other(
 ) -> None:
     """Raise unless the interrupted job was asked for the same."""
     remedy = "give what it had, or run without resume to start over."
+    if [source[:2] for source in members["sources"]] != [source[:2] for source in sources]:
+        raise InvalidArgumentError(
+            f"sources are others than those of the job on {output} that was interrupted; {remedy}"
+        )
     before = members["options"]
     for name in [*options, *before]:
         if before.get(name) != options.get(name):
@@ -273,10 +277,6 @@ def _refuse_other(
                 f"{name} is {shown(options.get(name))}, but was {shown(before.get(name))} when the "
                 f"job on {output} was interrupted; {remedy}"
             )
-    if [source[:2] for source in members["sources"]] != [source[:2] for source in sources]:
-        raise InvalidArgumentError(
-            f"sources are others than those of the job on {output} that was interrupted; {remedy}"
-        )
     for then, now in zip(members["sources"], sources, strict=True):
         if then != now:
             raise SourceError(

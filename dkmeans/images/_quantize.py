@@ -204,7 +204,8 @@ def quantize(
         "tol": float(tol),
         "seed": int(seed),
     }
-    options = _described(fitting, palette, dither, compression, target.kind)
+    layout = "" if target.kind != "zarr" else " array" if is_single else " group"
+    options = _described(fitting, palette, dither, compression, f"{target.kind}{layout}")
     passes = Passes(progress)
     with entered(target, options, found, resume=resume, overwrite=overwrite) as (space, job):
         usable = {i: f.source for i, f in enumerate(found) if f.source is not None}
