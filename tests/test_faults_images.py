@@ -316,6 +316,22 @@ def test_a_killed_writer_leaves_nothing_in_a_store(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_job_that_is_killed_as_it_writes_the_list_of_images(noise, tmp_path):
+    code = (
+        "import os, pathlib, signal; from dkmeans.images import _store, ingest\n"
+        "def complete(*args, done=_store.complete, **kwargs):\n"
+        "    pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    done(*args, **kwargs)\n"
+        "_store.complete = complete\n"
+        f"ingest({str(noise)!r}, 'out.zarr')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert list((tmp_path / ".out.zarr.dkmeans").rglob("*.partial"))
+    ingest(noise, tmp_path / "out.zarr", resume=True)
+    ingest(noise, tmp_path / "whole.zarr")
+    assert files_of(tmp_path / "out.zarr").keys() == files_of(tmp_path / "whole.zarr").keys()
+
+
 def test_a_writer_left_alone_makes_no_folder_again(tmp_path):
     _store.create(tmp_path / "s.zarr", {"a": ((8, 8), (8, 8))}, compress=False)
     writer = _store.ArrayWriter(tmp_path / "s.zarr", "a")

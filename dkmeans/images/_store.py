@@ -317,9 +317,11 @@ def create(
 
 
 def complete(path: Root, images: Sequence[Image]) -> None:
-    """Write the list of images, which makes the store complete."""
+    """Write the list of images, which makes the store complete, in the way of chunks."""
     listing: Any = {"format": _FORMAT, "version": _VERSION, "images": [asdict(i) for i in images]}
-    _zarr().open_group(kept_in(path), mode="r+").attrs["dkmeans"] = listing
+    local = store_type(_zarr().storage.LocalStore)
+    place = path.store if isinstance(path, Blueprint) else local(path)
+    _zarr().open_group(place, mode="r+").attrs["dkmeans"] = listing
 
 
 class ArrayWriter:
