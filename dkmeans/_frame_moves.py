@@ -63,6 +63,11 @@ class Known:
     bounds: Bounds
     habits: Int64
 
+    @staticmethod
+    def bytes_of(n_rows: int, work: int) -> int:
+        """Return how much it takes, where a row costs so many products."""
+        return n_rows * (12 if work >= _WORTH_BOUNDS else 4)
+
     @classmethod
     def nothing(cls, n_rows: int, work: int) -> Self:
         """Return what is known at first, where a row costs so many products."""

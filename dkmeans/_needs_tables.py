@@ -7,6 +7,7 @@ from dkmeans import _tables_kept as kept
 from dkmeans._lloyd_passes import COUNTED_PER_WORKER, is_colour
 from dkmeans._needs import MIB, Needs, Pass, Room, n_partitions, refuse_beyond
 from dkmeans._summary import summary_bytes, table_bytes
+from dkmeans._summary_steps import bytes_of as steps_bytes
 from dkmeans._tables import Table, TablePiece
 from dkmeans._tables_blocks import BLOCK_BYTES, GraphSource
 from dkmeans._tables_zarr import ROWS_OF_A_CHUNK
@@ -61,7 +62,9 @@ def fit(table: Table, n_clusters: int, where: Room) -> Needs:
     n = n_partitions(table.pieces)
     look = Pass("summarise", n, blocks, store, sample, is_sum=False)
     centers = 8 * n_clusters * (table.n_features + 1)
-    refine = Pass("refine", n, blocks + 3 * centers, store + 3 * centers, 3 * centers)
+    array = _summary_rows.one_array(table)
+    known = 0 if array is None else steps_bytes(*array, n_clusters)
+    refine = Pass("refine", n, blocks + 3 * centers, store + known + 3 * centers, 3 * centers)
     passes = (look, refine) if table.n_rows > limit else (look,)
     return Needs(passes, _COPIES * sample, _LIBRARIES)
 

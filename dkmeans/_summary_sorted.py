@@ -15,6 +15,7 @@ _MOST_FEATURES = 3  # of more, boxes around neighbours are too wide
 _LEAST_PRODUCTS = 400  # a row; where less, to compare it with all centres takes as long
 _MOST_BYTES = 1 << 29  # of rows, which are copied
 _BITS = 15  # of the numbers of cubes
+_COUNTS = 3 * 8 << 18  # bytes: of the rows in each cube, thrice, by 8 parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +25,12 @@ class Sorted:
     order: Int32
     rows: Rows
     weights: Float64 | None
+
+    @staticmethod
+    def bytes_of(rows: Rows, weights: Float64 | None) -> int:
+        """Return how much it takes while it is made."""
+        given = rows.nbytes + (0 if weights is None else weights.nbytes)
+        return given + 6 * len(rows) + _COUNTS
 
     @classmethod
     def of(cls, frame: Frame, rows: Rows, weights: Float64 | None, parts: Sequence[slice]) -> Self:

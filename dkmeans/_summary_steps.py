@@ -108,6 +108,13 @@ class Part:
         return totals
 
 
+def bytes_of(rows: Rows, weights: Float64 | None, n_clusters: int) -> int:
+    """Return how much `Steps` keep of rows beside these, labels included."""
+    if is_worth_it(rows, n_clusters):
+        return Sorted.bytes_of(rows, weights) + Known.bytes_of(2 * len(rows), 0)
+    return Known.bytes_of(len(rows), n_clusters * rows.shape[1])
+
+
 class Steps:
     """Lloyd's steps over rows in memory.
 

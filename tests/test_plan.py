@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from conftest import local_cluster
 from PIL import Image
 
 import dkmeans
-from dkmeans import _jobs, _needs
+from dkmeans import _jobs, _needs, _needs_tables, _summary_rows, _summary_steps
 from dkmeans._cli import cli
+from dkmeans._frame import Frame, Ranges
 from dkmeans._needs import Needs, Pass, Room
 from dkmeans._passes import Passes
 from dkmeans._passes_memory import WORKER
+from dkmeans._tables import table as table_of
 from dkmeans._validation import InsufficientMemoryError, InvalidArgumentError
 
 MIB = 1 << 20
@@ -295,6 +298,31 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch, room, task, s
     with pytest.raises(InsufficientMemoryError) as caught:
         _needs.refuse_beyond("fit", lambda _: needs(task, n=9))
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(("d", "k"), [(3, 200), (3, 5), (8, 100), (8, 2)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_steps_keep_of_rows_in_memory_is_reckoned(monkeypatch, d, k, weighted):
+    rows = np.random.default_rng(0).normal(size=(200_000, d)).astype(np.float32)
+    weights = np.ones(len(rows)) if weighted else None
+    ranges, _ = Ranges.of(rows, weights, lambda: np.arange(len(rows)))
+    frame = Frame.of(ranges, np.zeros(d), rows.dtype, weighted=weighted)
+    tracemalloc.start()
+    try:
+        steps = _summary_steps.Steps(frame, rows, weights, k)
+        for _ in range(2):
+            steps.assign(rows[:k].astype(np.float64))
+        assert steps.labels is not None
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    reckoned = _summary_steps.bytes_of(rows, weights, k)
+    assert peak <= 1.1 * reckoned + (1 << 20)
+    assert reckoned <= 1.5 * peak
+    monkeypatch.setattr(_summary_rows, "MIN_ROWS", 100)
+    monkeypatch.setattr(_summary_rows, "ROWS_PER_CLUSTER", 100)
+    found = _needs_tables.fit(table_of(rows, weights), k, CLUSTER)
+    assert found.passes[-1].shared >= reckoned
 
 
 def test_jobs_that_cannot_fit_do_nothing(monkeypatch, pictures, table, tmp_path, ran):
