@@ -134,6 +134,13 @@ class Checkpoint:
             _check_numbers(state)
         return _standing(state)
 
+    def of_another(self, what: str, change: str) -> InvalidArgumentError:
+        """Return the error that it belongs to a fit of other parameters or data."""
+        return InvalidArgumentError(
+            f"{self.place}: a checkpoint of a fit of other {what}: {change}. Fit the same again to "
+            "go on from it, or remove it to start over."
+        )
+
     def save(self, standing: Standing) -> None:
         """Write where the fit stands; it replaces what was there when it is complete.
 
@@ -192,10 +199,7 @@ class Checkpoint:
                 change = f"{name} was {was} then, and is {now} now"
                 if name == "content":
                     change = "they have changed since, or are not the same"
-                raise InvalidArgumentError(
-                    f"{self.place}: a checkpoint of a fit of other {what}: {change}. Fit the same "
-                    "again to go on from it, or remove it to start over."
-                )
+                raise self.of_another(what, change)
 
 
 def _told(value: Any) -> str:

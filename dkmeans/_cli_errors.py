@@ -31,6 +31,7 @@ _WORDS = (
     ("run without resume", "run without --resume"),
     ("MiniBatchKMeans(missing='ignore')", "dkmeans fit --missing ignore"),
     ("KMeans(missing='ignore')", "dkmeans fit --missing ignore"),
+    (": algorithm was", ": --algorithm was"),
     (": n_clusters was", ": --clusters was"),
     (": random_state was", ": --seed was"),
 )

@@ -137,6 +137,9 @@ def fit(
         raise InvalidArgumentError(str(error)) from error
     shown = None if progress is None else _InBytes(progress)
     with _alone(model):
+        if algorithm != "lloyd" and resume and kept.is_there():
+            change = f"algorithm was 'lloyd' then, and is {algorithm!r} now"
+            raise kept.of_another("parameters", change)  # no other algorithm leaves one
         resumed = _begin(model, kept, resume=resume, overwrite=overwrite)
         rows = opened(data)
         with _resumable(kept):

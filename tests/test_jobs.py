@@ -202,6 +202,20 @@ def test_resume_of_another_fit_is_wrong_use(folder, interrupted):
         assert change in result.stderr
 
 
+def test_resume_by_mini_batches_keeps_the_checkpoint_of_lloyd(folder, interrupted):
+    interrupted()
+    (folder / "m.json").write_text("mine")
+    kept = (folder / "m.json.checkpoint").read_bytes()
+    fit = ("fit", "rows.zarr", "m.json", "-k", "4", "--algorithm", "minibatch")
+    result = run(*fit, "--resume")
+    assert result.exit_code == 2
+    assert "--algorithm was 'lloyd' then, and is 'minibatch' now" in result.stderr
+    assert (folder / "m.json.checkpoint").read_bytes() == kept
+    assert (folder / "m.json").read_text() == "mine"
+    assert run(*fit, "--overwrite").exit_code == 0
+    assert left(folder) == ["m.json"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [(("none.zarr", "m.json"), "none.zarr: cannot be read as a Zarr array"),
