@@ -64,6 +64,7 @@ def run_distributed(  # noqa: PLR0917 - what `Passes.run` has
     """
     from distributed import CancelledError, KilledWorker  # noqa: PLC0415 - it is loaded already
 
+    where = _address(client)  # now: a client that is closed has forgotten it
     watch = _Watch(client, name)
     watch.look()
     futures = _submit(client, shared, tasks, partial(_merge_purely, merge))
@@ -74,11 +75,11 @@ def run_distributed(  # noqa: PLR0917 - what `Passes.run` has
     except BaseException as error:
         told = None
         if _is_unknown_code(error):
-            told = _of_unknown_code(client, error)
+            told = _of_unknown_code(where, error)
         elif isinstance(error, KilledWorker):
             told = _of_killed(error, name, futures, tasks)
         elif isinstance(error, CancelledError):
-            told = _of_cancelled(client, name, error)
+            told = _of_cancelled(client, where, name, error)
         # Not `cancel`, of which a scheduler despairs where futures depend on each other.
         for future in futures:
             future.release()
@@ -187,17 +188,23 @@ class _Watch:
 
 def _threads(client: Any) -> dict[str, int]:
     """Return the number of threads of each worker, by address, or raise `ClusterError`."""
-    where = client.scheduler.address if client.scheduler else "its address"
+    where, scheduler = _address(client), client.scheduler
     seconds = _patience()
-    if client.status != "running":
+    if client.status != "running" or scheduler is None:
         raise ClusterError(_of_lost(where, "the connection is closed"))
     try:
-        threads: dict[str, int] = client.sync(client.scheduler.ncores, callback_timeout=seconds)
+        threads: dict[str, int] = client.sync(scheduler.ncores, callback_timeout=seconds)
     except TimeoutError as error:
         raise ClusterError(_of_lost(where, f"no answer within {seconds:g} s")) from error
     except OSError as error:
         raise ClusterError(_of_lost(where, "the connection is closed")) from error
     return threads
+
+
+def _address(client: Any) -> str:
+    """Return the address of the scheduler, as far as the client knows it."""
+    scheduler = client.scheduler  # once: another thread may close the client
+    return "its address" if scheduler is None else str(scheduler.address)
 
 
 def _patience() -> float:
@@ -212,10 +219,10 @@ def _is_unknown_code(error: BaseException) -> bool:
     return of_scheduler or isinstance(error, ModuleNotFoundError)
 
 
-def _of_unknown_code(client: Any, error: BaseException) -> str:
+def _of_unknown_code(where: str, error: BaseException) -> str:
     cause = error.__cause__ or error
     return (
-        f"the cluster at {client.scheduler.address} does not know what this process sends it "
+        f"the cluster at {where} does not know what this process sends it "
         f"({type(cause).__name__}: {cause}); its scheduler and workers need the same versions of "
         "Python, dask and dkmeans."
     )
@@ -228,9 +235,10 @@ def _of_lost(address: str, why: str) -> str:
     )
 
 
-def _of_cancelled(client: Any, name: str, error: BaseException) -> str:
-    if client.status != "running" or "scheduler" in str(getattr(error, "reason", "")):
-        return _of_lost(client.scheduler.address, "the connection broke off")
+def _of_cancelled(client: Any, where: str, name: str, error: BaseException) -> str:
+    lost = "connection" in str(getattr(error, "reason", ""))  # "scheduler-connection-lost"
+    if client.status != "running" or lost:
+        return _of_lost(where, "the connection broke off")
     return (
         f"pass {name}: somebody has cancelled the work, or restarted the workers of the cluster; "
         "run again."

@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
+from conftest import local_cluster
 from distributed import Client, Security, get_client, span
 from PIL import Image
 
@@ -180,6 +181,23 @@ def test_a_lost_scheduler_is_an_error_and_no_hang(strike, why, monkeypatch):
             with pytest.raises(ClusterError, match=f"scheduler at {address} is lost"):
                 run(count)
         scheduler.kill()
+
+
+@pytest.mark.parametrize(
+    ("strike", "told"),
+    [
+        ("close", r"the Dask scheduler at .+ is lost \(the connection"),
+        ("restart", "pass look: somebody has cancelled the work, or restarted the workers"),
+    ],
+)
+def test_a_client_that_is_closed_or_restarts_its_workers_ends_the_pass(strike, told):
+    with local_cluster(n_workers=1, threads_per_worker=1) as own, own.get_client() as client:
+        assert run(count) == 8  # from here on all is loaded
+        striking = threading.Timer(0.5, getattr(client, strike))
+        striking.start()
+        with pytest.raises(ClusterError, match=told):
+            run(slowly)
+        striking.join()
 
 
 def test_a_result_that_is_lost_with_the_last_worker_is_made_again(monkeypatch, caplog):
