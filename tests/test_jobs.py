@@ -352,6 +352,28 @@ def test_predict_leaves_out_what_the_model_leaves_out(folder):
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.parametrize("rows", [np.full((2000, 3), np.nan), ROWS.astype(np.float64) * 1e200])
+@pytest.mark.usefixtures("folder")
+def test_predict_labels_all_that_the_model_labels(rows):
+    zarr.create_array("more.zarr", data=rows, chunks=(300, 3))
+    model = fitted(missing="ignore")
+    model.save("m.json")
+    result = run("predict", "m.json", "more.zarr", "labels.zarr")
+    assert result.exit_code == 0, result.output
+    labels = zarr.open_array("labels.zarr", mode="r")[:]
+    assert labels.tobytes() == model.predict(rows).tobytes()
+
+
+def test_predict_of_infinite_values_is_refused(folder):
+    rows = ROWS.copy()
+    rows[7], rows[8, 0] = np.nan, np.inf
+    zarr.create_array("infinite.zarr", data=rows)
+    fitted(missing="ignore").save("m.json")
+    with pytest.raises(SourceError, match=r"infinite\.zarr: Input X contains infinity, .* row 8"):
+        _jobs.predict("m.json", "infinite.zarr", "labels.zarr")
+    assert left(folder) == ["infinite.zarr", "m.json"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [(("none.json", "rows.zarr", "l.zarr"), 1, "none.json: no such file"),
