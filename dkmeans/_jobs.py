@@ -126,8 +126,9 @@ def fit(
             f"checkpoint is {checkpoint!r}, but mini-batches find the centres in one read, so that "
             "there is nothing to go on from; leave it out, or choose the algorithm lloyd."
         )
-    _refuse_confusion(data, model, checkpoint)
-    kept = Checkpoint(checkpoint or f"{model}.checkpoint", stays=True)
+    place = checkpoint or f"{model}.checkpoint"
+    _refuse_confusion(data, model, place)
+    kept = Checkpoint(place, stays=True)
     given = {"max_iter": max_iter, "tol": tol}
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     kind = KMeans if algorithm == "lloyd" else MiniBatchKMeans
@@ -180,12 +181,14 @@ def _resumable(kept: Checkpoint) -> Iterator[None]:
         raise
 
 
-def _refuse_confusion(data: str, model: str, checkpoint: str | None) -> None:
-    """Refuse a model in the place of something else that a fit needs, or of a folder."""
-    refuse_among("model", model, [data if _stores.is_url(data) else Path(data)])
+def _refuse_confusion(data: str, model: str, checkpoint: str) -> None:
+    """Refuse outputs in the place of something else that a fit needs, or of a folder."""
+    sources = [data if _stores.is_url(data) else Path(data)]
+    refuse_among("model", model, sources)
+    refuse_among("checkpoint", checkpoint, sources)  # among its files, the data would change
     if not _stores.is_url(model) and Path(model).is_dir():
         raise OutputError(f"{model}: is a folder; choose the name of a file.")
-    if checkpoint and os.path.realpath(checkpoint) == os.path.realpath(model):
+    if os.path.realpath(checkpoint) == os.path.realpath(model):
         raise InvalidArgumentError(
             f"checkpoint is {checkpoint!r}, where the model is to be; choose another place."
         )

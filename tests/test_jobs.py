@@ -272,6 +272,14 @@ def test_no_checkpoint_where_the_model_goes(folder):
     assert left(folder) == []
 
 
+@pytest.mark.parametrize("place", ["rows.zarr/c.json", "rows.zarr/c/c.json"])
+def test_no_checkpoint_among_the_data(place, folder):
+    result = run("fit", "rows.zarr", "m.json", "-k", "4", "--checkpoint", place)
+    assert result.exit_code == 1
+    assert f"{place}: lies inside the source rows.zarr; choose another place" in result.stderr
+    assert left(folder) == []
+
+
 def test_parameters_are_checked_first(folder):
     for options in (
         {"n_clusters": 0},
