@@ -20,6 +20,7 @@ from dkmeans._validation import InvalidArgumentError, check_integer
 
 _USUAL = 6  # passes at the most of a fit with defaults
 _LABEL = 4  # bytes
+_VALUES = 256  # of a feature of 8 bits
 _STARTED = 1.5  # seconds at the most until workers have loaded what they need
 _SOLVED = 4e-11  # seconds for each value of a summary and each cluster and iteration
 _ITERATIONS = 30, 300  # on the summary and its parts, of all starts
@@ -38,7 +39,7 @@ def fit(data: Any, n_clusters: int, max_iter: int, *, calibrate: bool) -> Plan:
         )
     room = _needs.room()
     limit = _summary_rows.size(n_clusters, rows.n_features, rows.dtype.itemsize)
-    passes = _planned(rows, limit, max_iter)
+    passes = _planned(rows, n_clusters, limit, max_iter)
     needs = _needs_tables.fit(rows, n_clusters, room)
     seconds = None
     if calibrate and rows.pieces[0].inputs is None:
@@ -91,11 +92,16 @@ def _told(  # noqa: PLR0917 - what a plan is made of
     )
 
 
-def _planned(rows: Table, limit: int, max_iter: int) -> tuple[PlannedPass, ...]:
+def _planned(rows: Table, n_clusters: int, limit: int, max_iter: int) -> tuple[PlannedPass, ...]:
+    partitions = _passes.partition(rows.pieces)
     if rows.n_rows > limit and is_colour(rows):
         counted = _passes.partition(rows.pieces, per_worker=COUNTED_PER_WORKER)
-        return (PlannedPass.over("count", counted),)
-    partitions = _passes.partition(rows.pieces)
+        count = PlannedPass.over("count", counted)
+        if n_clusters == 1:
+            return (count,)
+        # If there are fewer colours than clusters, which nobody knows yet, rows are read again.
+        least = int(n_clusters > _VALUES**rows.n_features)
+        return count, PlannedPass.over("summarise", partitions, (least, 1))
     summarise = PlannedPass.over("summarise", partitions)
     if rows.n_rows <= limit:
         return (summarise,)

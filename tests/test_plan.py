@@ -143,6 +143,32 @@ def test_data_that_are_solved_in_memory_are_read_once(rows, names, ran):
     assert as_ran(plan) == ran
 
 
+@pytest.fixture
+def small_summaries(monkeypatch):
+    """Let few rows be more than a summary holds."""
+    monkeypatch.setattr(_summary_rows, "MIN_ROWS", 4096)
+    monkeypatch.setattr(_summary_rows, "ROWS_PER_CLUSTER", 10)
+
+
+@pytest.mark.usefixtures("small_summaries")
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+@pytest.mark.parametrize(
+    ("n_features", "n_clusters", "n_colors", "planned"),
+    [(3, 4, 5, (1, 2)), (3, 4, 3, (1, 2)), (1, 256, 256, (1, 2)), (1, 257, 256, (2, 2)),
+     (3, 257, 256, (1, 2))],
+)  # fmt: skip
+def test_rows_of_fewer_colours_than_clusters_are_read_again(
+    n_features, n_clusters, n_colors, planned, ran
+):
+    rows = np.repeat((np.arange(9000) % n_colors)[:, None], n_features, 1).astype(np.uint8)
+    plan = dkmeans.plan(rows, n_clusters=n_clusters)
+    assert plan.n_passes == planned
+    assert plan.seconds[0] < plan.seconds[1]
+    assert dkmeans.KMeans(n_clusters).fit(rows).n_passes_ == len(ran)
+    assert len(ran) == (1 if n_colors >= n_clusters else 2)
+    assert as_ran(plan)[: len(ran)] == ran
+
+
 @pytest.fixture(scope="module")
 def model(table, tmp_path_factory):
     """Of the table."""
