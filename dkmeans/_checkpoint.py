@@ -263,6 +263,9 @@ def _check_numbers(state: dict[str, Any]) -> None:
         raise ValueError("unit and scales must be powers of two")
     if state["precision"] not in _FLOATS or state["center_dtype"] not in _FLOATS:
         raise ValueError(f"precision and center_dtype must be one of {', '.join(_FLOATS)}")
+    most = np.finfo(state["center_dtype"]).max
+    if any((np.abs(state[name]) > most).any() for name in ("centers", "means")):
+        raise ValueError(f"centers and means must be numbers that {state['center_dtype']} holds")
     for name in ("n_iter", "n_passes", "n_rows", "n_used", "n_missing", "deep"):
         if not 0 <= state[name] < 1 << 63:
             raise ValueError(f"{name} must not be negative")

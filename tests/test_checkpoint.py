@@ -366,6 +366,8 @@ def test_damaged_fields(field, value, place, ending):
     refused(place, "a damaged checkpoint")
 
 
+# A centre that a changed number has moved far away may end without rows.
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 @settings(
     max_examples=int(os.environ.get("DKMEANS_FUZZ", "40")),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
