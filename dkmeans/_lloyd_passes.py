@@ -69,7 +69,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     in_order = is_sample and not is_given
     summary = RowSummary(sample.rows, weights, in_part=in_part, in_order=in_order, ranges=ranges)
     if not is_sample:
-        solution = _solve(summary, options, _given(options), n_init=None if in_part else 1)
+        solution = _solve(summary, options, n_init=None if in_part else 1)
         if not summary.is_as_given:
             # Of joined rows, the distances times weights are rounded otherwise.
             labels, inertia = summary.look_again(solution.centers, sample.rows, weights)
@@ -105,12 +105,12 @@ def _start(  # noqa: PLR0917 - what is known by now, and the options
         return start
     quiet = replace(options, watch=None)
     if options.init != "k-means||":
-        return _solve(summary, quiet, None, n_init=None).centers
+        return _solve(summary, quiet, n_init=None).centers
     first = look.sample.rows[np.argmax(look.sample.priorities)]
     found = _seeding_parallel.candidates(
         passes, data, frame, options.n_clusters, first[None], options.seed
     )
-    return _solve(RowSummary(*found), quiet, None, "k-means++", n_init=None).centers
+    return _solve(RowSummary(*found), replace(quiet, init="k-means++"), n_init=None).centers
 
 
 def _refined(passes: Passes, data: Table, standing: Standing, options: Options) -> Fit:
@@ -124,17 +124,10 @@ def _given(options: Options) -> Float64 | None:
     return options.init if isinstance(options.init, np.ndarray) else None
 
 
-def _solve(
-    summary: Any,
-    options: Options,
-    given: Float64 | None,
-    init: str | Seeding | None = None,
-    n_init: int | None = 1,
-) -> Solution:
+def _solve(summary: Any, options: Options, n_init: int | None = 1) -> Solution:
     """Solve a summary from the starts that were asked for, or from `n_init`."""
-    seeding = options.init if init is None else init
-    if isinstance(seeding, str):
-        seeding = SEEDINGS[seeding]
+    given = _given(options)
+    seeding = SEEDINGS[options.init] if isinstance(options.init, str) else options.init
     return solve(
         summary,
         options.n_clusters,
@@ -205,7 +198,7 @@ def _fit_colours(passes: Passes, data: Table, options: Options) -> Fit | None:
     frame = Frame.of(ranges, mean, np.dtype(np.uint8), weighted=False)
     if isinstance(options.init, str) and options.init == "k-means||":
         options = replace(options, init="k-means++")  # on all colours: as good
-    solution = _solve(summary, options, _given(options))
+    solution = _solve(summary, options)
     return Fit(frame, _as_rows(colours, summary.counts, frame, solution), ranges)
 
 
@@ -214,7 +207,7 @@ def _fit_distinct(look: Look, options: Options) -> Fit:
     assert look.distinct is not None  # noqa: S101 - the caller looked
     rows, counts = look.distinct
     summary = RowSummary(rows, counts)
-    solution = _solve(summary, options, _given(options))
+    solution = _solve(summary, options)
     frame = Frame.of(look.ranges, summary.frame.shift, rows.dtype, weighted=False)
     return Fit(frame, _as_rows(rows, counts.astype(np.int64), frame, solution), look.ranges)
 
