@@ -230,14 +230,9 @@ class BaseKMeans(
                 f"{names.tolist()}; fitted: {fitted.tolist()}."
             )
 
-    def _check_ranges(self, ranges: Ranges) -> None:
-        """Refuse rows that cannot be clustered."""
+    def _check_finite(self, ranges: Ranges) -> None:
+        """Refuse rows that have no label."""
         name = type(self).__name__
-        if ranges.first_misweighted >= 0:
-            raise ValueError(
-                "sample_weight contains negative values, NaN or infinity, first in row "
-                f"{ranges.first_misweighted}; weights must be finite and at least 0."
-            )
         if ranges.first_infinite >= 0:
             raise ValueError(
                 f"Input X contains infinity, first in row {ranges.first_infinite}; {name} takes "
@@ -249,6 +244,15 @@ class BaseKMeans(
                 f"{ranges.first_missing}. Leave such rows out with {name}(missing='ignore'), or "
                 "fill them in."
             )
+
+    def _check_ranges(self, ranges: Ranges) -> None:
+        """Refuse rows that cannot be clustered."""
+        if ranges.first_misweighted >= 0:
+            raise ValueError(
+                "sample_weight contains negative values, NaN or infinity, first in row "
+                f"{ranges.first_misweighted}; weights must be finite and at least 0."
+            )
+        self._check_finite(ranges)
         if not ranges.n_used:
             raise ValueError(
                 "No row counts: all have NaN." if ranges.n_missing else

@@ -16,7 +16,6 @@ from dkmeans._checkpoint import Checkpoint
 from dkmeans._estimators import KMeans
 from dkmeans._estimators_functions import load
 from dkmeans._estimators_minibatch import MiniBatchKMeans
-from dkmeans._frame import Ranges
 from dkmeans._jobs_labels import write_labels
 from dkmeans._passes import Passes, Progress
 from dkmeans._tables import table
@@ -333,7 +332,7 @@ def predict(
         centers = estimator._centers  # noqa: SLF001 - of a class of ours
         found = write_labels(Passes(shown), pieces, height, centers, site)
         with _about(data):
-            _refuse_unlabelled(estimator, found.ranges)
+            estimator._check_finite(found.ranges)  # noqa: SLF001 - of a class of ours
         marks = {"format": "dkmeans-labels", "version": 1, "n_clusters": len(found.counts)}
         target.finish(
             space,
@@ -349,12 +348,6 @@ def predict(
         found.inertia(centers),
         found.ranges.n_missing,
     )
-
-
-def _refuse_unlabelled(estimator: Any, ranges: Ranges) -> None:
-    """Refuse rows that have no label, as estimators do; what else a fit refuses has one."""
-    if ranges.first_infinite >= 0 or (ranges.n_missing and estimator.missing == "error"):
-        estimator._check_ranges(ranges)  # noqa: SLF001 - of a class of ours
 
 
 def _label_target(output: str, sources: Sequence[str]) -> Target[Any]:
