@@ -17,7 +17,7 @@ from dkmeans._passes import BlockSource
 from dkmeans._stores_locks import Lock, held
 from dkmeans._stores_uploads import abort_below
 from dkmeans._validation import InvalidArgumentError, OutputError
-from dkmeans.images import _store
+from dkmeans.images import _store, _store_state
 from dkmeans.images._deflate import Compression
 from dkmeans.images._destination import (
     SUFFIXES,
@@ -241,7 +241,7 @@ class Bucket:
 def _clear(output: str) -> None:
     """Remove what is there of a store, so that chunks can come; its metadata first."""
     objects.write(f"{_workspace(output, 'zarr')}/{_CHUNKS}", b"", replace=True)
-    for name in _store.MARKERS:
+    for name in _store_state.MARKERS:
         objects.remove(f"{output}/{name}")
     objects.remove_below(output)
 

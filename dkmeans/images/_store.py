@@ -38,7 +38,6 @@ PACKED_CHUNK = 1 << 22  # pixels: 12 MiB of RGB
 _FORMAT, _VERSION = "dkmeans-images", 1
 _ALWAYS_WRITE: Any = {"write_empty_chunks": True}  # comparing each chunk with zero costs more
 _CRC_BYTES = 4
-MARKERS = _store_state.MARKERS
 
 
 # What zarr raises for what it cannot read; its own errors are ValueErrors too.
@@ -193,13 +192,13 @@ def _at(place: str) -> Any:
 
 def is_marked(names: Container[str]) -> bool:
     """Return whether a folder that holds these names is a Zarr array or group."""
-    return any(marker in names for marker in MARKERS)
+    return any(marker in names for marker in _store_state.MARKERS)
 
 
 def is_zarr(path: Path) -> bool:
     """Return whether a folder is a Zarr array or group."""
     # Unlike Path.is_file, this is False too for what must not be looked at.
-    return any(os.path.isfile(path / marker) for marker in MARKERS)  # noqa: PTH113
+    return any(os.path.isfile(path / marker) for marker in _store_state.MARKERS)  # noqa: PTH113
 
 
 def probe(path: str | Path) -> list[tuple[str, ZarrSource]]:
