@@ -238,6 +238,7 @@ def test_the_order_of_bytes_changes_nothing(kind, dtype):
         np.testing.assert_array_equal(model.predict(rows), expected.labels_)
 
 
+# Twelve distinct rows cannot fill twenty clusters: that is what is tried.
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("init", ["k-means++", "k-means||", "random"])
