@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import dask
 from dask.utils import format_bytes, parse_timedelta
 
+from dkmeans import _passes_schedulers as schedulers
 from dkmeans import _passes_versions as versions
 from dkmeans._passes_graphs import Task, graph_of, note_done, place, with_inputs
 from dkmeans._passes_memory import WORKER
@@ -300,7 +301,7 @@ def _submit(client: Any, shared: Any, tasks: Sequence[Task], merge: Callable[...
     wanted = [*parts, last]
     whole = with_inputs(graph, tasks, homes).cull(set(wanted))
     # Centres are as large as they are: Dask's advice to send less would be lost on the user.
-    quiet = dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"})
+    quiet = schedulers.configured({"distributed.admin.large-graph-warning-threshold": "1 TiB"})
     # Not `compute`: a scheduler keeps a note of each collection that it has computed.
     with quiet, dask.annotate(**_span()):
         futures: list[Any] = client.get(whole, wanted, sync=False, retries=2)

@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import dask
@@ -19,6 +21,7 @@ _IN_PROCESSES = ("processes", "multiprocessing")
 _ON_A_CLUSTER = ("distributed", "dask.distributed")
 
 _PID = os.getpid()
+_CONFIGURING = threading.RLock()
 
 
 def _name() -> str | None:
@@ -75,7 +78,7 @@ def in_processes() -> bool:
 def active_client() -> Any | None:
     """Return the active `distributed` client, unless another scheduler was asked for.
 
-    None inside a task, too.
+    None inside a task, too, and in a thread that a task has started: the task waits for it.
 
     Raises
     ------
@@ -91,12 +94,24 @@ def active_client() -> Any | None:
         client = distributed.get_client()
     except ValueError:
         return None
+    if client in distributed.Worker._initialized_clients:  # noqa: SLF001 - the one way to tell
+        return None  # a worker has made it, for its tasks
     if client.asynchronous:
         raise ClusterError(
             "the active Dask client belongs to the event loop of this thread, which a pass would "
             "block; call dkmeans in another thread, as by asyncio.to_thread."
         )
     return client
+
+
+@contextmanager
+def configured(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Set Dask's configuration for a while.
+
+    It is the same one for all threads: two that set and restore it by turns would leave it changed.
+    """
+    with _CONFIGURING, dask.config.set(settings):
+        yield
 
 
 def n_local_workers() -> int:

@@ -3,7 +3,6 @@
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -298,7 +297,7 @@ def _optimised(arrays: Sequence[Any]) -> Any:
 
     whole = HighLevelGraph.merge(*(array.__dask_graph__() for array in arrays))
     annotated = any(layer.annotations for layer in whole.layers.values())
-    unfused = dask.config.set({"optimization.fuse.active": False}) if annotated else nullcontext()
-    with unfused:
+    settings = {"optimization.fuse.active": False} if annotated else {}
+    with schedulers.configured(settings):
         keys = [array.__dask_keys__() for array in arrays]
         return HighLevelGraph.merge(arrays[0].__dask_optimize__(whole, keys))

@@ -7,6 +7,8 @@ import operator
 import os
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import dask
@@ -29,6 +31,7 @@ from dkmeans import (
     _tables_raw,
     _tables_zarr,
 )
+from dkmeans import _passes_schedulers as schedulers
 from dkmeans._passes import Passes
 from dkmeans._tables import table
 from dkmeans._tables_blocks import Block
@@ -460,6 +463,32 @@ def test_a_pass_inside_a_task_does_not_wait_for_the_cluster(inner_client, kind):
 
     futures = inner_client.map(lambda i: fit(i, data()), range(6), pure=False)
     assert inner_client.gather(futures) == [(40, 1)] * 6
+
+
+def fit_in_a_thread(i):
+    from distributed import get_client  # noqa: PLC0415 - only on a cluster
+
+    get_client()  # from now on this worker has one, and all its threads find it
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(fit, i, da.from_array(made((40, 5)), chunks=10)).result()[0]
+
+
+def test_a_pass_in_a_thread_of_a_task_does_not_wait_for_the_cluster(client):
+    futures = client.map(fit_in_a_thread, range(6), pure=False)
+    assert client.gather(futures) == [40] * 6
+
+
+def test_threads_that_configure_dask_by_turns_leave_it_as_it_was():
+    inside, key = threading.Barrier(2), "optimization.fuse.active"
+
+    def configure(_):
+        with suppress(threading.BrokenBarrierError), schedulers.configured({key: False}):
+            inside.wait(0.1)  # breaks unless both are inside at once
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(configure, range(2)))
+    assert inside.broken
+    assert dask.config.get(key, None) is None
 
 
 # Regions
@@ -1050,6 +1079,34 @@ def test_nothing_is_kept_of_a_table_that_is_gone(decoded):
     del other
     gc.collect()
     assert not _tables_kept._kept.blocks
+
+
+def watchers():
+    return [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+
+
+def test_blocks_that_nobody_asks_for_are_let_go(decoded, monkeypatch):
+    a_table, seen = decoded
+    _tables_kept._kept.clear()
+    for watcher in watchers():
+        watcher.cancel()  # of tests before
+    monkeypatch.setattr(_tables_kept._kept, "is_watched", False)
+    with dask.config.set(scheduler="synchronous"):
+        read(a_table)
+        [waiting] = watchers()
+        waiting.cancel()
+        _tables_kept._look()  # too early
+        assert len(_tables_kept._kept.blocks) == 4
+        [waiting] = [watcher for watcher in watchers() if watcher is not waiting]
+        waiting.cancel()
+        monkeypatch.setattr(_tables_kept, "IDLE", 0.0)
+        _tables_kept._look()
+        assert not _tables_kept._kept.blocks
+        read(a_table)  # which is kept again, and let go
+        for watcher in watchers():
+            watcher.join()
+    assert not _tables_kept._kept.blocks
+    assert len(seen) == 8
 
 
 class Nameless(zarr.storage.WrapperStore):
