@@ -61,9 +61,15 @@ class Sample:
         parts = (self, *others)
         numbers = np.concatenate([part.numbers for part in parts])
         priorities = np.concatenate([part.priorities for part in parts])
-        chosen = highest(priorities, numbers, self.limit + 1)
-        rows = np.concatenate([part.rows for part in parts])[chosen]
+        chosen = np.sort(highest(priorities, numbers, self.limit + 1))
         weights = np.concatenate([part.weights for part in parts])[chosen]
+        # Rows go one part after the other to where they will stay: all joined would be a copy more.
+        rows = np.empty((chosen.size, self.rows.shape[1]), self.rows.dtype)
+        ends = np.cumsum([len(part.numbers) for part in parts])
+        stops = np.searchsorted(chosen, ends)
+        for part, end, start, stop in zip(parts, ends, (0, *stops), stops, strict=False):
+            places = chosen[start:stop] - (end - len(part.numbers))
+            np.take(part.rows, places, axis=0, out=rows[start:stop], mode="clip")  # unbuffered
         return Sample(self.limit, rows, numbers[chosen], weights, priorities[chosen])
 
     def finish(self) -> "Sample":

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import tracemalloc
 from functools import reduce
 from itertools import pairwise
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from dkmeans import _summary_equal, _summary_octree
 from dkmeans._summary import ColourCounts, ColourSummary, planes, words
+from dkmeans._summary_samples import Sample
 from dkmeans._tiling import grid
 
 
@@ -297,3 +299,31 @@ def test_many_hashes_stay_many_with_more(n, most, seed):
         assert _summary_equal.are_many(np.concatenate([hashes, hashes[::-1] // 2 + 1]), most)
     if n > 2 * most + 2000:
         assert found
+
+
+def test_merged_samples_have_the_highest_priorities_and_no_copy_more():
+    rng = np.random.default_rng(3)
+    rows, numbers = rng.random((40_000, 64), np.float32), rng.permutation(40_000)
+    priorities, weights = (
+        rng.integers(1, 9, 40_000).astype(float),
+        rng.random(40_000),
+    )  # many are equal
+    parts = [
+        Sample(14_999, rows[part], numbers[part], weights[part], priorities[part])
+        for part in (slice(3), slice(3, 3), slice(3, 25_000), slice(25_000, None))
+    ]
+    expected = np.sort(np.lexsort((numbers, -priorities))[:15_000])
+    tracemalloc.start()
+    try:
+        merged = parts[0].merge(*parts[1:])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    for found, columns in [
+        (merged.rows, rows),
+        (merged.numbers, numbers),
+        (merged.weights, weights),
+        (merged.priorities, priorities),
+    ]:
+        np.testing.assert_array_equal(found, columns[expected])
+    assert peak < 1.6 * merged.rows.nbytes
