@@ -10,8 +10,8 @@ from dkmeans import _passes
 from dkmeans._frame import Centers, Int64, Ranges
 from dkmeans._kernels import sums as sum_kernels
 from dkmeans._passes import Partition, Passes, Ticker
-from dkmeans._summary_rows import blocks
 from dkmeans._tables import TablePiece
+from dkmeans._tables_blocks import blocks
 from dkmeans._tables_regions import Region
 from dkmeans.images._site import Site
 from dkmeans.images._store import ArrayWriter

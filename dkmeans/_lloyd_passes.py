@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dkmeans import _passes, _seeding, _seeding_parallel, _summary_rows
+from dkmeans import _passes, _seeding, _seeding_parallel, _summary_looks, _summary_rows
 from dkmeans._frame import Centers, Float64, Frame, Int64, Ranges, Rows
 from dkmeans._kernels import sums as sum_kernels
 from dkmeans._lloyd import Solution
@@ -20,8 +20,10 @@ from dkmeans._lloyd_starts import solve
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._seeding import Seeding
 from dkmeans._summary import ColourCounts, ColourSummary
-from dkmeans._summary_rows import Look, RowSummary, blocks
+from dkmeans._summary_looks import Look
+from dkmeans._summary_rows import RowSummary
 from dkmeans._tables import Table, table
+from dkmeans._tables_blocks import blocks
 
 _IN_PART = 2400  # rows a cluster; of so many, restarts run on a part
 COUNTED_PER_WORKER = 2  # partitions of colours; each has a table of counts
@@ -56,7 +58,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     # Where centres are given, a sample serves only to tell where the middle is.
     is_given = _given(options) is not None
     n_sampled = min(limit, _summary_rows.MIDDLE) if is_given else None
-    look = _summary_rows.look(passes, data, limit, options.seed, n_sampled)
+    look = _summary_looks.look(passes, data, limit, options.seed, n_sampled)
     options.check(look.ranges)
     if look.distinct is not None:
         return _fit_distinct(look, options)

@@ -17,10 +17,11 @@ from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, 
 from dkmeans._lloyd import Solution, StopReason, Watch, accelerated, movement
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._seeding import Seeding
-from dkmeans._summary_rows import blocks, farthest_of
+from dkmeans._summary_rows import farthest_of
 from dkmeans._summary_samples import highest
 from dkmeans._summary_walk import Walk
 from dkmeans._tables import Table
+from dkmeans._tables_blocks import blocks
 
 _PASS = 5  # a pass over all rows has to win so many times what `tol` asks of a step
 MOMENTUM_OF_PASSES = 0.5  # more wins more, and takes more passes

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from dkmeans import _summary_rows
+from dkmeans import _summary_looks, _summary_rows
 from dkmeans._frame import Float64, Frame, Int64, Ranges, Rows
 from dkmeans._lloyd import Solution, StopReason, Watch, movement
 from dkmeans._lloyd_passes import Fit
@@ -146,7 +146,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fitted:
     """
     limit = _summary_rows.size(options.n_clusters, data.n_features, data.dtype.itemsize)
     seed = int(options.rng.randint(np.iinfo(np.int32).max))
-    look = _summary_rows.look(passes, data, limit, seed)
+    look = _summary_looks.look(passes, data, limit, seed)
     options.check(look.ranges)
     sample = look.sample.finish()
     is_sample = look.ranges.n_used > limit
@@ -218,7 +218,7 @@ def gather(data: Table) -> tuple[Rows, Float64 | None, Ranges]:
 
     Memory: the table.
     """
-    look = _summary_rows.look(Passes(), data, data.n_rows, 0)
+    look = _summary_looks.look(Passes(), data, data.n_rows, 0)
     sample = look.sample.finish()
     return sample.rows, sample.weights if data.is_weighted else None, look.ranges
 

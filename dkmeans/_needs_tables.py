@@ -2,7 +2,7 @@
 
 import math
 
-from dkmeans import _passes, _summary_rows
+from dkmeans import _passes, _summary_looks, _summary_rows
 from dkmeans import _tables_kept as kept
 from dkmeans._lloyd_passes import COUNTED_PER_WORKER, is_colour
 from dkmeans._needs import MIB, Needs, Pass, Room, n_partitions, refuse_beyond
@@ -62,7 +62,7 @@ def fit(table: Table, n_clusters: int, where: Room) -> Needs:
     n = n_partitions(table.pieces)
     look = Pass("summarise", n, blocks, store, sample, is_sum=False)
     centers = 8 * n_clusters * (table.n_features + 1)
-    array = _summary_rows.one_array(table)
+    array = _summary_looks.one_array(table)
     known = 0 if array is None else steps_bytes(*array, n_clusters)
     refine = Pass("refine", n, blocks + 3 * centers, store + known + 3 * centers, 3 * centers)
     passes = (look, refine) if table.n_rows > limit else (look,)

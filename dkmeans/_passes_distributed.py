@@ -10,6 +10,7 @@ from functools import cache, partial, reduce
 from typing import Any, TypeVar
 
 import dask
+import numpy as np
 from dask.utils import format_bytes, parse_timedelta
 
 from dkmeans import _passes_schedulers as schedulers
@@ -137,7 +138,7 @@ def _result(client: Any, future: Any, watch: "_Watch") -> Any:
     try:
         while not concurrent.futures.wait([coming], timeout=_LOOK_SECONDS).done:
             watch.look()
-        return coming.result()
+        return _unpacked(coming.result())
     finally:
         coming.cancel()
 
@@ -294,9 +295,29 @@ def _merge_purely(merge: Callable[[R, R], R], first: R, *others: R) -> R:
     return reduce(merge, others, copy.deepcopy(first))
 
 
+def _packed(function: Callable[..., Any], *args: Any) -> list[Any]:
+    """Return the result of a function as what is sent without being copied.
+
+    Results go to the client by way of the scheduler, with which workers speak an old protocol of
+    pickle, in which arrays within objects are copied. Arrays in a list are not.
+    """
+    from distributed.protocol import pickle  # noqa: PLC0415 - workers have loaded it
+
+    buffers: list[Any] = []
+    text = pickle.dumps(function(*args), buffer_callback=buffers.append)
+    return [text, *(np.asarray(buffer.raw()) for buffer in buffers)]
+
+
+def _unpacked(packed: list[Any]) -> Any:
+    from distributed.protocol import pickle  # noqa: PLC0415 - it is loaded already
+
+    return pickle.loads(packed[0], buffers=packed[1:])
+
+
 def _submit(client: Any, shared: Any, tasks: Sequence[Task], merge: Callable[..., R]) -> list[Any]:
     """Return the futures of the tasks and, last, the merged one: one graph, sent at once."""
     graph, parts, last = graph_of(shared, tasks, merge, MERGED_AT_ONCE)
+    graph[last] = (partial(_packed, graph[last][0]), *graph[last][1:])
     homes = _homes(client, tasks, parts) if any(task.stays for task in tasks) else {}
     wanted = [*parts, last]
     whole = with_inputs(graph, tasks, homes).cull(set(wanted))

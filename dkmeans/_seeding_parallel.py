@@ -7,9 +7,10 @@ import numpy as np
 from dkmeans import _passes
 from dkmeans._frame import Centers, Float64, Frame, Rows
 from dkmeans._passes import Partition, Passes, Ticker
-from dkmeans._summary_rows import assign_all, blocks
+from dkmeans._summary_rows import assign_all
 from dkmeans._summary_samples import Sample
 from dkmeans._tables import Table
+from dkmeans._tables_blocks import blocks
 
 ROUNDS = 5
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from dkmeans._frame import Float64, Frame, Int32, RowTotals
 from dkmeans._passes import Passes
-from dkmeans._summary_rows import assign_all, one_array
+from dkmeans._summary_looks import one_array
+from dkmeans._summary_rows import assign_all
 from dkmeans._summary_steps import Steps
 from dkmeans._tables import Table
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._passes import Inputs, Piece
+from dkmeans._passes import Inputs, Partition, Piece, Ticker
 from dkmeans._tables_regions import Region
 from dkmeans._validation import InvalidArgumentError
 
@@ -232,3 +232,12 @@ class _GivenSource(RowSource):
         for i in range(0, len(self.received), each):
             weights = self.received[i + 1] if each > 1 else None
             yield self.received[i], weights
+
+
+def blocks(partition: Partition, tick: Ticker) -> Iterator[Block]:
+    """Yield the blocks of a partition; each counts as read when the next is asked for."""
+    for piece in partition:
+        assert isinstance(piece, TablePiece)  # noqa: S101 - tells the type checker what tables are made of
+        for block in piece.blocks():
+            yield block
+            tick(block.values.nbytes)

@@ -16,11 +16,12 @@ import dask.array
 import numpy as np
 import pytest
 from dask.highlevelgraph import HighLevelGraph
+from distributed.protocol import serialize, to_serialize
 from hypothesis import given
 from hypothesis import strategies as st
 
 import dkmeans
-from dkmeans import _passes, _seeding_tiles
+from dkmeans import _passes, _passes_distributed, _seeding_tiles
 from dkmeans._passes import (
     Cancelled,
     Inputs,
@@ -227,6 +228,45 @@ def pass_inside(source):
 def test_a_pass_inside_a_task_does_not_wait_for_other_tasks(client, sources):
     futures = client.map(pass_inside, [sources[0]] * 6, pure=False)
     assert client.gather(futures) == [(12, [0, -10, -20], 1, ["0", "1", "2"])] * 6
+
+
+@dataclass
+class Held:
+    """A result that holds arrays."""
+
+    arrays: dict
+
+
+def hold(part, ticker):
+    """Return arrays of many kinds, in an object."""
+    del part, ticker
+    grid_ = np.arange(6.0).reshape(2, 3)
+    arrays = [grid_, grid_.T, grid_[:, ::2], grid_.astype(">f4"), grid_ > 2, np.empty((0, 3))]
+    arrays += [np.array(7), np.array([(1, 2.5)], "i4,f8"), np.array(["a", None], object)]
+    return Held(dict(enumerate(arrays)))
+
+
+def first_of(a, _):
+    return a
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("n_tasks", [1, 3])
+def test_results_come_from_a_cluster_as_they_are(sources, n_tasks):
+    found = Passes().run("hold", hold, [(whole(sources[0]),)] * n_tasks, first_of)
+    for i, expected in hold((), None).arrays.items():
+        array = found.arrays[i]
+        np.testing.assert_array_equal(array, expected)
+        assert (array.dtype, array.shape) == (expected.dtype, expected.shape)
+        array[...] = array  # it may be written to
+
+
+def test_arrays_of_results_are_not_copied_to_be_sent():
+    array = np.arange(6.0).reshape(2, 3).T
+    packed = _passes_distributed._packed(Held, {"it": array})
+    header, frames = serialize(to_serialize(packed), context={"pickle-protocol": 4})
+    assert header["is-collection"]
+    assert any(np.shares_memory(frame, array) for frame in map(np.asarray, frames))
 
 
 # Failing
