@@ -41,6 +41,8 @@ class Look:
 
     def merge(self, *others: "Look") -> "Look":
         """Return what a pass over all parts would bring."""
+        if not others:
+            return self
         parts = (self, *others)
         return Look(
             reduce(Ranges.merge, (part.ranges for part in parts)),
