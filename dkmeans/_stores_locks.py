@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from dkmeans import _stores_objects as objects
 from dkmeans._validation import DkmeansError, OutputError
@@ -21,6 +22,9 @@ from dkmeans._validation import DkmeansError, OutputError
 _FORMAT = "dkmeans-lock"
 _BEAT = 5.0  # seconds between two writes of who holds it
 _LOOKS = 5  # that find the same, a beat apart: then it is nobody's
+_MOST = 4096  # bytes read of a lock
+
+_Seen = tuple[bytes, str]  # what it holds, and its ETag
 
 _log = logging.getLogger("dkmeans")
 
@@ -61,8 +65,8 @@ class Lock:
                 "for too long; look at what is there, and run again."
             )
 
-    def take(self) -> bool:
-        """Take the lock; return whether it had been left by a job that was interrupted.
+    def take(self) -> None:
+        """Take the lock, if nobody holds it or its holder writes it no more.
 
         Raises
         ------
@@ -70,23 +74,15 @@ class Lock:
             If another job holds it, or it cannot be written.
         """
         etag = objects.create(self._url, self._data())
-        was_left = etag is None
         while etag is None:
-            seen, holder = self._look()
-            for _ in range(_LOOKS - 1 if seen else 0):
-                time.sleep(_BEAT)
-                if self._look()[0] != seen:
-                    raise OutputError(
-                        f"{self._output}: another job is writing it ({holder}); wait for it, or "
-                        "choose another name."
-                    )
-            data = self._data()
+            left, data = self._left(), self._data()
             # Of several who look, one finds it as it was.
-            etag = objects.exchange(self._url, data, seen) if seen else None
-            etag = etag or objects.create(self._url, data)
+            if left is None:
+                etag = objects.create(self._url, data)
+            else:
+                etag = objects.exchange(self._url, data, left)
         self._etag = etag
         self._thread.start()
-        return was_left
 
     def release(self) -> None:
         """Give it back."""
@@ -95,16 +91,35 @@ class Lock:
         if self._renewed():
             objects.remove(self._url)
 
-    def _look(self) -> tuple[str, str]:
-        """Return the ETag of the lock, "" if there is none, and who holds it."""
-        found = objects.find(self._url)
-        if found is None:
-            return "", ""
-        try:
-            mark = json.loads(objects.read(self._url, 4096))
-            return found[1], f"process {int(mark['pid'])} on {mark['host']!s:.100}"
-        except (DkmeansError, ValueError, KeyError, TypeError):
-            return found[1], "which one cannot be told"
+    def _left(self) -> str | None:
+        """Return the ETag of a lock that is nobody's or ours, or None if there is none any more.
+
+        Raises
+        ------
+        OutputError
+            If another job holds it.
+        """
+        first = self._seen()
+        for _ in range(_LOOKS - 1):
+            if first is None or self._is_own(first):
+                break
+            time.sleep(_BEAT)
+            now = self._seen()
+            if now is None:
+                return None
+            if now != first:
+                raise OutputError(
+                    f"{self._output}: another job is writing it ({_holder(now)}); wait for it, or "
+                    "choose another name."
+                )
+        return None if first is None else first[1]
+
+    def _seen(self) -> _Seen | None:
+        return objects.look(self._url, _MOST)
+
+    def _is_own(self, seen: _Seen) -> bool:
+        """Return whether a lock is ours: it is not as it was where an answer got lost."""
+        return _mark(seen).get("token") == self._mark["token"]
 
     def _data(self) -> bytes:
         self._beats += 1
@@ -123,26 +138,34 @@ class Lock:
         with self._renewing:
             if not self._is_lost:
                 etag = objects.exchange(self._url, self._data(), self._etag)
-                self._is_lost = etag is None and not self._is_own()
-                self._etag = etag or self._etag
+                if etag is None:
+                    seen = self._seen()
+                    self._is_lost = seen is None or not self._is_own(seen)
+                    etag = seen[1] if seen else ""
+                self._etag = etag
             return not self._is_lost
 
-    def _is_own(self) -> bool:
-        """Return whether the lock is ours, though not as it was: an answer got lost."""
-        try:
-            found = objects.find(self._url)
-            mark = json.loads(objects.read(self._url, 4096))
-        except (DkmeansError, ValueError):
-            return False
-        if found is None or not isinstance(mark, dict):
-            return False
-        self._etag = found[1]
-        return mark.get("token") == self._mark["token"]
+
+def _mark(seen: _Seen) -> dict[str, Any]:
+    """Return what a lock tells of its holder; nothing if it was written by something else."""
+    try:
+        mark = json.loads(seen[0])
+    except ValueError:
+        return {}
+    return mark if isinstance(mark, dict) else {}
+
+
+def _holder(seen: _Seen) -> str:
+    mark = _mark(seen)
+    try:
+        return f"process {int(mark['pid'])} on {mark['host']!s:.100}"
+    except (ValueError, KeyError, TypeError):
+        return "which one cannot be told"
 
 
 @contextmanager
-def held(url: str, output: str) -> Iterator[tuple[Lock, bool]]:
-    """Hold a lock; yield it, and whether it had been left by a job that was interrupted.
+def held(url: str, output: str) -> Iterator[Lock]:
+    """Hold a lock; what another process has left is taken over.
 
     Parameters
     ----------
@@ -157,8 +180,11 @@ def held(url: str, output: str) -> Iterator[tuple[Lock, bool]]:
         If another job holds it, or it cannot be written.
     """
     lock = Lock(url, output)
-    was_left = lock.take()
+    lock.take()
     try:
-        yield lock, was_left
+        yield lock
     finally:
-        lock.release()
+        try:
+            lock.release()
+        except DkmeansError as error:  # the work is done, or its own error tells more
+            _log.warning("The lock of %s could not be given back: %s", output, error)

@@ -159,15 +159,37 @@ def read(url: str, most: int | None = None) -> bytes:
     """Return the bytes of an object, and no more than `most` of them."""
     store, key = _object(url)
     with reading(url):
-        answer = _obstore().get(store, key)
-        if most is None or answer.meta["size"] <= most:
-            return bytes(answer.bytes())
-        data = bytearray()
-        for chunk in answer:
-            data += chunk
-            if len(data) >= most:
-                break
-        return bytes(data[:most])
+        return _first(_obstore().get(store, key), most)
+
+
+def look(url: str, most: int) -> tuple[bytes, str] | None:
+    """Return the first bytes of an object and its ETag, at one time; None if there is none.
+
+    Raises
+    ------
+    OutputError
+        If that cannot be told: who asks is about to write.
+    """
+    store, key = _object(url)
+    with explained(_obstore().exceptions, url, OutputError, "read"):
+        try:
+            answer = _obstore().get(store, key)
+        except FileNotFoundError as error:
+            if is_missing(error):
+                return None
+            raise
+        return _first(answer, most), answer.meta["e_tag"] or ""
+
+
+def _first(answer: Any, most: int | None) -> bytes:
+    if most is None or answer.meta["size"] <= most:
+        return bytes(answer.bytes())
+    data = bytearray()
+    for chunk in answer:
+        data += chunk
+        if len(data) >= most:
+            break
+    return bytes(data[:most])
 
 
 def read_range(url: str, state: State, start: int, stop: int) -> bytes:

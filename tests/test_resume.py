@@ -344,7 +344,7 @@ def test_a_note_with_a_sound_checksum_is_checked_too(text, tmp_path):
 
 @pytest.mark.parametrize("failures", [7, "x", [], {"x": "y"}, {"1": 2}, {"1": None}])
 def test_failures_in_records_are_numbered_texts(failures, tmp_path):
-    job = _manifest.Job(tmp_path, is_resumed=True, overwrite=False)
+    job = _manifest.Job(tmp_path, lambda: None, is_resumed=True, overwrite=False)
     job.publishing({3: "a reason"})
     assert job.publication() == {3: "a reason"}
     assert job.published(tmp_path / "made", tmp_path)

@@ -253,8 +253,7 @@ def _fast(monkeypatch):
 
 @pytest.mark.usefixtures("_fast")
 def test_a_lock_is_held_by_one(s3):
-    with held(f"{s3}/lock", "out") as (lock, was_left):
-        assert not was_left
+    with held(f"{s3}/lock", "out") as lock:
         with pytest.raises(OutputError, match=r"^out: another job is writing it \(process"):
             Lock(f"{s3}/lock", "out").take()
         lock.check()
@@ -269,7 +268,8 @@ def test_a_lock_that_was_left_is_taken_over_by_one(s3):
     def take():
         lock = Lock(f"{s3}/lock", "out")
         try:
-            taken.append((lock, lock.take()))
+            lock.take()
+            taken.append(lock)
         except OutputError as error:
             refused.append(str(error))
 
@@ -278,14 +278,13 @@ def test_a_lock_that_was_left_is_taken_over_by_one(s3):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [was_left for _, was_left in taken] == [True]
-    assert len(refused) == 2
-    taken[0][0].release()
+    assert (len(taken), len(refused)) == (1, 2)
+    taken[0].release()
 
 
 @pytest.mark.usefixtures("_fast")
 def test_who_lost_a_lock_knows(s3):
-    with held(f"{s3}/lock", "out") as (lock, _):
+    with held(f"{s3}/lock", "out") as lock:
         _stores.write(f"{s3}/lock", b"{}")
         lock._thread.join(10)
         with pytest.raises(OutputError, match="another job has taken it over"):
@@ -294,7 +293,7 @@ def test_who_lost_a_lock_knows(s3):
 
 
 def test_a_lock_is_looked_at_before_anything_is_done(s3):
-    with held(f"{s3}/lock", "out") as (lock, _):
+    with held(f"{s3}/lock", "out") as lock:
         lock.check()
         lock.check()
         _stores.write(f"{s3}/lock", b"{}")  # by another, before the next beat
@@ -307,8 +306,71 @@ def test_a_lock_is_looked_at_before_anything_is_done(s3):
 
 @pytest.mark.usefixtures("_fast")
 def test_a_lock_survives_troubles(s3, proxy):
-    with held(f"{s3}/lock", "out") as (lock, _):
+    with held(f"{s3}/lock", "out") as lock:
         proxy.trouble = [Trouble("503", 2, ("PUT",)), Trouble("half", 2, ("PUT",))]
         with pytest.raises(OutputError, match="another job is writing it"):
             Lock(f"{s3}/lock", "out").take()
         lock.check()
+
+
+def meanwhile(monkeypatch, act):
+    """Let something happen after the next look at a lock."""
+    look = _stores_objects.look
+
+    def first(*args):
+        monkeypatch.setattr(_stores_objects, "look", look)
+        seen = look(*args)
+        act()
+        return seen
+
+    monkeypatch.setattr(_stores_objects, "look", first)
+
+
+@pytest.mark.usefixtures("_fast")
+def test_a_lock_that_is_given_back_while_it_is_looked_at_is_taken(s3, monkeypatch):
+    _stores.write(f"{s3}/lock", b"of one that is about to end")
+    meanwhile(monkeypatch, lambda: _stores_objects.remove(f"{s3}/lock"))
+    with held(f"{s3}/lock", "out") as lock:
+        lock.check()
+    _stores.write(f"{s3}/lock", b"of one that is about to end")
+    meanwhile(monkeypatch, lambda: _stores.write(f"{s3}/lock", b'{"pid": 7, "host": "next"}'))
+    with pytest.raises(OutputError, match=r"another job is writing it \(process 7 on next\)"):
+        Lock(f"{s3}/lock", "out").take()
+
+
+def test_a_lock_whose_answers_get_lost_is_still_ours(s3, proxy, monkeypatch):
+    def waits(*_):
+        raise AssertionError("nobody is to be waited for")
+
+    monkeypatch.setattr(_stores_locks.time, "sleep", waits)
+    proxy.trouble = [Trouble("lost", 1, ("PUT",))]
+    with held(f"{s3}/lock", "out") as lock:
+        proxy.trouble = [Trouble("lost", 1, ("PUT",))]
+        lock.check()
+        lock.check()
+        assert proxy.befallen == 2
+    assert not _stores.exists(f"{s3}/lock")
+
+
+def test_a_lock_that_cannot_be_read_is_not_given_up(s3, proxy, monkeypatch):
+    monkeypatch.setenv("DKMEANS_RETRY_SECONDS", "0.3")
+    with held(f"{s3}/lock", "out") as lock:
+        proxy.trouble = [Trouble("lost", 1, ("PUT",)), Trouble("503", methods=("GET", "HEAD"))]
+        with pytest.raises(OutputError, match=r"/lock: cannot be read \(.* answered 503"):
+            lock.check()
+        proxy.trouble = []
+        lock.check()
+    assert not _stores.exists(f"{s3}/lock")
+
+
+def test_a_lock_that_cannot_be_given_back_hides_no_error(s3, proxy, monkeypatch, caplog):
+    monkeypatch.setenv("DKMEANS_RETRY_SECONDS", "0.2")
+
+    def job():
+        with held(f"{s3}/lock", "out"):
+            proxy.trouble = [Trouble("503", methods=("PUT",))]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        job()
+    assert "The lock of out could not be given back" in caplog.text

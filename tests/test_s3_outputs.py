@@ -9,9 +9,9 @@ from PIL import Image
 from s3_proxy import Trouble
 
 import dkmeans
-from dkmeans import _stores, _stores_locks, _stores_objects
+from dkmeans import _stores, _stores_locks, _stores_objects, _tiling
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
-from dkmeans.images import _bucket, _outputs_objects, _quantize, _sources
+from dkmeans.images import _bucket, _manifest, _outputs_objects, _quantize, _sources, _tiff
 
 
 @pytest.fixture
@@ -204,6 +204,43 @@ def test_who_was_suspended_touches_nothing_of_the_next_job(sources, s3, monkeypa
     with pytest.raises(OutputError, match=f"^{s3}/{name}: another job has taken it over"):
         dkmeans.quantize(sources / "a.png", f"{s3}/{name}", n_colors=4)
     assert held(s3) == seen
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("o.zarr", ["check _clear", "check publishing", "publish check", "check abort_below"]),
+        ("o.tif", ["check upload", "check abort_below"]),
+        ("o/", ["upload", "check abort_below"]),  # tasks finish pictures that they write whole
+    ],
+)
+def test_the_lock_is_asked_for_once_before_each_step(sources, s3, monkeypatch, name, steps):
+    monkeypatch.setattr(_outputs_objects, "_AT_ONCE", 1)
+    seen = []
+
+    def told(place, function):
+        original = getattr(place, function)
+
+        def tells(*args, **kwargs):
+            seen.append(function)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(place, function, tells)
+
+    told(_stores_locks.Lock, "check")
+    told(_manifest.Job, "publishing")
+    told(_stores_objects, "upload")
+    told(_bucket.BucketSpace, "publish")
+    for function in ("_clear", "abort_below"):
+        told(_bucket, function)
+    picture = sources / "a.png"
+    if name == "o.tif":  # several tasks write it
+        monkeypatch.setattr(_tiff, "TILE", 64)
+        monkeypatch.setattr(_tiling.reading_block, "__defaults__", (64, 1 << 13))
+        picture = picture.with_suffix(".tif")
+        Image.open(sources / "a.png").save(picture)
+    dkmeans.quantize(picture, f"{s3}/{name}", n_colors=4)
+    assert seen == " ".join(steps).split()
 
 
 @pytest.mark.parametrize("name", ["o.zarr", "o.png", "o/"])

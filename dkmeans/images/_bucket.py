@@ -112,7 +112,7 @@ def opened(output: str, kind: str) -> Iterator[BucketSpace]:
         If another job has it, or it cannot be written.
     """
     url = _workspace(output, kind)
-    with held(f"{url}/{LOCK}", output) as (lock, _):
+    with held(f"{url}/{LOCK}", output) as lock:
         yield from used(BucketSpace(url, lock, kind), output)
 
 
@@ -205,6 +205,7 @@ class Bucket:
         drawn = _store.Blueprint()
         draw(drawn)
         if not job.is_laid_out:
+            job.check()
             _clear(self.path)
             job.laid_out()
         self._drawn = drawn
@@ -224,7 +225,7 @@ class Bucket:
         """
         if self._drawn is None:  # files have their names already
             return
-        space.check()
+        job.check()
         job.publishing(failed)
         complete(self._drawn)
         documents = self._drawn.documents()

@@ -110,10 +110,16 @@ class Job:
         Whether there was something to go on from.
     overwrite
         Whether what exists may be replaced.
+    check
+        That of its workspace: called once before each step that cannot be undone, by whoever takes
+        the step.
     """
 
-    def __init__(self, folder: Place, *, is_resumed: bool, overwrite: bool) -> None:
+    def __init__(
+        self, folder: Place, check: Callable[[], None], *, is_resumed: bool, overwrite: bool
+    ) -> None:
         self.folder = folder
+        self.check = check
         self.is_resumed = is_resumed
         self.overwrite = overwrite
         self.journal = Journal(folder)
@@ -234,7 +240,7 @@ def begin(
             run, allowed = _checked(members, space), members["overwrite"] is True
         _refuse_other(output, members, options, sources)
         folder = _stores.below(space.path, run)
-        job = Job(folder, is_resumed=True, overwrite=overwrite or allowed)
+        job = Job(folder, space.check, is_resumed=True, overwrite=overwrite or allowed)
         if overwrite and not allowed:
             _JOB.write(place, {**members, "overwrite": True}, indent=None)
     else:
@@ -243,7 +249,8 @@ def begin(
         space.make_run(run)
         members = {"run": run, "overwrite": overwrite, "options": options, "sources": sources}
         _JOB.write(place, members, indent=None)
-        job = Job(_stores.below(space.path, run), is_resumed=False, overwrite=overwrite)
+        folder = _stores.below(space.path, run)
+        job = Job(folder, space.check, is_resumed=False, overwrite=overwrite)
     space.is_kept, space.can_resume = job.has_work, True
     return job
 

@@ -218,7 +218,6 @@ def quantize(
             assert colours is not None  # noqa: S101 - tells the type checker what was just seen
             failures |= job.publication() or {}
             usable = {i: source for i, source in usable.items() if i not in failures}
-            space.check()  # what is there of a store is removed now
             outputs = target.outputs(job, usable, colours, compression)
             files = {index: target.files[index] for index in usable}
             done = job.done(files, lambda index, key: outputs[index].is_sound(key))
@@ -227,7 +226,6 @@ def quantize(
         failures |= assigned.failures
         refuse_failed(failures, len(found))
         written = {i: w for i, w in assigned.written.items() if i not in failures}
-        space.check()
         sizes = finish(outputs, written, job)
         target.finish(space, job, failures)
     report = _sources.report(found, target.files, failures, sizes)

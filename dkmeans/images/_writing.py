@@ -38,6 +38,8 @@ def finish(
     outputs: Mapping[int, Output], written: Mapping[int, Written], job: Job
 ) -> dict[int, int]:
     """Finish all outputs whose parts are written; return the sizes of all."""
+    if any(parts.nbytes is None for parts in written.values()):
+        job.check()
     notes = job.journal.file()
     sizes = {}
     for index, parts in written.items():

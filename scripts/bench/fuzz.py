@@ -151,7 +151,7 @@ def _job(folder: Path) -> Case:
 def _publication(folder: Path) -> Case:
     from dkmeans.images._manifest import Job
 
-    job = Job(folder, is_resumed=True, overwrite=False)
+    job = Job(folder, lambda: None, is_resumed=True, overwrite=False)
     job.publishing({3: "a reason", 5: ""})
     path, output = folder / "publication.json", folder / "output"
     output.touch()
@@ -182,7 +182,7 @@ def _notes(folder: Path) -> Case:
         Note(1, finished=(100, 5)),
     ]  # fmt: skip
     members = [json.loads(note.line().partition(" ")[2]) for note in notes]
-    job = Job(parts, is_resumed=True, overwrite=False)
+    job = Job(parts, lambda: None, is_resumed=True, overwrite=False)
     file = parts / "a.notes"
 
     def read(data: bytes) -> None:
@@ -192,7 +192,6 @@ def _notes(folder: Path) -> Case:
             data = "".join(f"{isal_zlib.crc32(t.encode()):08x} {t}\n" for t in texts).encode()
         file.write_bytes(data)
         job.done(dict.fromkeys(range(4), folder / "finished"), lambda index, key: index < key)
-        job.finished()
 
     return Case([json.dumps(members).encode()], read)
 

@@ -3,8 +3,8 @@
     with Proxy(port, trouble=[Trouble("503", 3)]) as proxy: ...
 
 It takes requests at a port of its own on 127.0.0.1 and passes them on as they are, bytes and all,
-but for those that some trouble befalls: an answer of 503, a delay, a connection cut before or in
-the middle of an answer.
+but for those that some trouble befalls: an answer of 503, a delay, a connection cut before, after
+or in the middle of what it is for.
 """
 
 import socket
@@ -28,7 +28,8 @@ class Trouble:
     Attributes
     ----------
     kind
-        "503", "delay", "cut" (no answer) or "half" (half of what was asked for).
+        "503", "delay", "cut" (no answer), "lost" (no answer, though it was done) or "half" (half
+        of what was asked for).
     times
         How many requests, the next ones that fit.
     methods
@@ -131,6 +132,8 @@ def _serve(client: socket.socket, port: int, proxy: Proxy) -> None:
                 server.sendall(b"".join(head))
                 _copy(asked, server, body)
                 answer = _head(answered)
+                if trouble and trouble.kind == "lost":
+                    return
                 client.sendall(b"".join(answer))
                 half = trouble is not None and trouble.kind == "half"
                 proxy.count(body, _answer(method, answer, answered, client, half=half))
