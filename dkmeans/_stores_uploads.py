@@ -14,7 +14,7 @@ import os
 import re
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from urllib.parse import quote
 
@@ -23,6 +23,10 @@ from dkmeans._stores_objects import ENDPOINTS, place
 _LOG = logging.getLogger("dkmeans")
 
 _SECONDS = 10.0  # to wait for an answer
+_PAGE = 1000  # uploads in an answer
+_MORE = "<IsTruncated>true</IsTruncated>"
+_NEXT = re.compile("<Next(Key|UploadId)Marker>(.+?)</Next")
+_MARKS = {"Key": "key-marker", "UploadId": "upload-id-marker"}
 _UPLOAD = re.compile(r"<Upload>.*?<Key>(.*?)</Key>.*?<UploadId>(.*?)</UploadId>", re.DOTALL)
 _NOTHING = hashlib.sha256(b"").hexdigest()  # the body of each request
 
@@ -34,13 +38,31 @@ def abort_below(url: str) -> None:
     """
     bucket, key = place(url)
     try:
-        answer = ask("GET", f"/{bucket}", {"uploads": "", "prefix": key})
-        for found, upload in _UPLOAD.findall(answer):
-            name = html.unescape(found)
+        for name, upload in unfinished(url):
             if name == key or name.startswith(f"{key}/" if key else ""):
-                ask("DELETE", f"/{bucket}/{name}", {"uploadId": html.unescape(upload)})
+                ask("DELETE", f"/{bucket}/{name}", {"uploadId": upload})
     except (OSError, HTTPException) as error:
         _LOG.debug("Uploads to %s that were not finished are left as they are (%s).", url, error)
+
+
+def unfinished(url: str) -> Iterator[tuple[str, str]]:
+    """Yield the key and the number of each upload whose key begins with that of a URL.
+
+    Raises
+    ------
+    OSError
+        As `ask`.
+    """
+    bucket, key = place(url)
+    query = {"uploads": "", "prefix": key, "max-uploads": str(_PAGE)}
+    marks: dict[str, str] = {}  # where the next page begins; some servers tell one of the two
+    while True:
+        answer = ask("GET", f"/{bucket}", {**query, **marks})
+        for name, upload in _UPLOAD.findall(answer):
+            yield html.unescape(name), html.unescape(upload)
+        before, marks = marks, {_MARKS[n]: html.unescape(mark) for n, mark in _NEXT.findall(answer)}
+        if _MORE not in answer or marks == before:
+            return
 
 
 def ask(method: str, path: str, query: Mapping[str, str]) -> str:

@@ -253,19 +253,20 @@ def test_without_resume_a_job_starts_over_and_says_so(sources, tmp_path, s3, cap
 
 def uploads(s3):
     """The keys of uploads in parts that were begun and not finished."""
-    bucket, prefix = objects.place(s3)
-    answer = _stores_uploads.ask("GET", f"/{bucket}", {"uploads": "", "prefix": prefix})
-    return {key.removeprefix(f"{prefix}/") for key, _ in _stores_uploads._UPLOAD.findall(answer)}
+    prefix = objects.place(s3)[1]
+    return {key.removeprefix(f"{prefix}/") for key, _ in _stores_uploads.unfinished(s3)}
 
 
-def test_uploads_that_nobody_will_finish_are_swept(sources, s3):
+@pytest.mark.parametrize("page", [1000, 1, 2])
+def test_uploads_that_nobody_will_finish_are_swept(sources, s3, monkeypatch, page):
+    monkeypatch.setattr(_stores_uploads, "_PAGE", page)
     bucket, prefix = objects.place(s3)
-    for name in ("out.tif", "out.tiff", "out/a b&c.png", "other/a.png"):
+    for name in ("out.tif", "out.tif", "out.tiff", "out/a b&c.png", "out/d.png", "other/a.png"):
         _stores_uploads.ask("POST", f"/{bucket}/{prefix}/{name}", {"uploads": ""})
-    assert uploads(s3) == {"out.tif", "out.tiff", "out/a b&amp;c.png", "other/a.png"}
+    assert uploads(s3) == {"out.tif", "out.tiff", "out/a b&c.png", "out/d.png", "other/a.png"}
     interrupted("out.tif", sources, f"{s3}/out.tif", progress=StopAt("write", 4))
     job("out.tif", sources, f"{s3}/out.tif", resume=True)
-    assert uploads(s3) == {"out.tiff", "out/a b&amp;c.png", "other/a.png"}
+    assert uploads(s3) == {"out.tiff", "out/a b&c.png", "out/d.png", "other/a.png"}
     job("out", sources, f"{s3}/out/")
     assert uploads(s3) == {"out.tiff", "other/a.png"}
 
