@@ -169,7 +169,7 @@ DEATHS = {
 )
 def test_a_killed_client(kind, death, sources, tmp_path, s3):
     module, function, calls = DEATHS[death]
-    _, bytes_there = expected(kind, sources, tmp_path)
+    whole, bytes_there = expected(kind, sources, tmp_path)
     code = PROGRAM.format(
         tests=str(Path(__file__).parent), module=module, function=function, calls=calls, kind=kind,
         sources=str(sources), url=url_of(s3, kind),
@@ -181,9 +181,12 @@ def test_a_killed_client(kind, death, sources, tmp_path, s3):
     left = objects.names_below(s3)
     assert any(".dkmeans/dkmeans.lock" in name for name in left)
     try:
-        job(kind, sources, url_of(s3, kind), resume=True)
+        result = job(kind, sources, url_of(s3, kind), resume=True)
     except CompleteError:
         assert death == "the job is swept in part"
+    else:
+        sizes = [[entry.bytes_out for entry in job.report] for job in (whole, result)]
+        assert sizes[0] == sizes[1]
     assert held(s3, kind) == bytes_there
     assert {n.split("/")[0] for n in objects.names_below(s3)} == {kind}
 
