@@ -19,7 +19,7 @@ from PIL import Image
 
 from dkmeans._palette import Palette
 from dkmeans._validation import CompleteError, OutputError, SourceError
-from dkmeans.images import _notes, _store, ingest, quantize
+from dkmeans.images import _notes, _outputs, _store, ingest, quantize
 from dkmeans.images._destination import Destination
 from dkmeans.images._staging import staging_folder
 
@@ -221,6 +221,35 @@ def test_files_are_on_the_disk_before_the_job_is_done(noise, tmp_path, output, m
     quantize(noise, tmp_path / output, n_colors=8, n_init=1)
     file = tmp_path / (output if output == "out.png" else "out/noise.png")
     assert synced[-2:] == [file.stat().st_ino, file.parent.stat().st_ino]
+
+
+@pytest.mark.parametrize("output", ["out.png", "out"])
+def test_a_file_that_survives_a_loss_of_power_is_known_as_the_jobs_own(
+    noise, tmp_path, output, monkeypatch
+):
+    for module in (_notes, _outputs):
+        monkeypatch.setattr(module, "SYNCED", 1)
+    file = tmp_path / (output if output == "out.png" else "out/noise.png")
+    synced, survived = {}, []
+    fsync, replace = os.fsync, Path.replace
+
+    def syncs(descriptor):
+        known = os.fstat(descriptor)
+        synced[known.st_ino] = known.st_size
+        fsync(descriptor)
+
+    def renames(self, target):
+        if Path(target) == file:
+            notes = tmp_path.rglob("*.notes")
+            finished = [n for n in notes if not n.read_text().endswith("null]\n")]
+            survived.extend(synced.get(n.stat().st_ino) == n.stat().st_size for n in finished)
+            survived.extend(n.parent.stat().st_ino in synced for n in finished)
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", syncs)
+    monkeypatch.setattr(Path, "replace", renames)
+    quantize(noise, tmp_path / output, n_colors=8, n_init=1)
+    assert survived == [True, True]
 
 
 def test_two_jobs_on_one_output(noise, tmp_path):

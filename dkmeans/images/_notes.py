@@ -1,8 +1,8 @@
 """Notes: what tasks have finished, in lines of JSON that they append to files of their own.
 
 In S3, where nothing can be appended to, each time it is an object of its own. Each line has a
-checksum of itself and of what it tells of. Nothing is synced to the disk on the way: what a loss of
-power takes fails its checksum, and is made again.
+checksum of itself and of what it tells of: what a loss of power takes fails it, and is made again.
+So only notes of finished files are synced to the disk, if these are: a job must know its own.
 """
 
 import json
@@ -20,7 +20,7 @@ from isal import isal_zlib
 from dkmeans import _stores
 from dkmeans._passes_threads import in_threads
 from dkmeans._stores import Place
-from dkmeans.images._outputs import Entry
+from dkmeans.images._outputs import SYNCED, Entry
 
 _PART = re.compile(r"[\w-]+\.part")
 _NOTES = ".notes"
@@ -147,15 +147,18 @@ class NoteFile:
         self._folder, self._name = folder, name
         self._n_objects = 0
 
-    def append(self, text: str) -> None:
-        """Write some lines; when this returns they can be read."""
+    def append(self, text: str, *, is_synced: bool = False) -> None:
+        """Write some lines; when this returns they can be read (synced: after a loss of power)."""
         if _stores.is_url(self._folder):
             name = f"{self._name}-{self._n_objects}{_NOTES}"
             _stores.write(_stores.below(self._folder, name), text.encode())
             self._n_objects += 1
             return
-        with Path(self._folder, self._name + _NOTES).open("a", encoding="utf-8") as file:
+        path = Path(self._folder, self._name + _NOTES)
+        with path.open("a", encoding="utf-8") as file:
             file.write(text)
+        if is_synced:
+            _stores.sync_files([path])
 
 
 Tally = Callable[[], tuple[npt.NDArray[np.int64] | None, int]]
@@ -190,7 +193,8 @@ class Noter:
     def finished(self, size: int, crc: int) -> None:
         """Take note that a finished file is about to get its name."""
         last = Note(self._index, finished=(size, crc))
-        self._append(*([self._pending(), last] if self._entries else [last]))
+        notes = [self._pending(), last] if self._entries else [last]
+        self._append(*notes, is_synced=size >= SYNCED)
 
     def _pending(self) -> Note:
         uses, error = self._measured()
@@ -211,5 +215,5 @@ class Noter:
         self._entries.clear()
         return note
 
-    def _append(self, *notes: Note) -> None:
-        self._file.append("".join(note.line() for note in notes))
+    def _append(self, *notes: Note, is_synced: bool = False) -> None:
+        self._file.append("".join(note.line() for note in notes), is_synced=is_synced)

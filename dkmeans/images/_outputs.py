@@ -26,7 +26,7 @@ Labels = npt.NDArray[np.unsignedinteger]
 
 _TARGET_ROWS = 512
 _COPY = 1 << 20  # bytes at a time
-_SYNCED = 16 << 20  # bytes from which on waiting for the disk takes no share worth telling
+SYNCED = 16 << 20  # bytes from which on waiting for the disk takes no share worth telling
 
 
 @dataclass(frozen=True, order=True)
@@ -155,7 +155,7 @@ class ImageFile(_Finished):
             file.seek(0, os.SEEK_END)
             file.write(trailer)
             size = file.tell()
-            if size >= _SYNCED:
+            if size >= SYNCED:
                 file.flush()
                 os.fsync(file.fileno())  # the name must not come before the bytes
         if ready is not None:
