@@ -519,6 +519,18 @@ UNSUPPORTED = UNSUPPORTED_TILES | {
         )(path, image),
         "an animation; write each frame to a file of its own",
     ),
+    "animation.png": (
+        lambda path, image: pillow(save_all=True, append_images=[Image.fromarray(image[::-1])])(
+            path, image
+        ),
+        "an animation; write each frame to a file of its own",
+    ),
+    "animation-beside-a-picture.png": (
+        lambda path, image: pillow(
+            save_all=True, default_image=True, append_images=[Image.fromarray(image)] * 2
+        )(path, image),
+        "an animation",
+    ),
     "alpha.webp": (lambda path, image: pillow(lossless=True)(path, alpha_band(image)), "alpha"),
     "16-bit.tif": (lambda path, image: tiff()(path, sixteen_bits(image)), "uint16"),
     "signed.tif": (lambda path, image: tiff()(path, image.view(np.int8)), "int8"),

@@ -191,7 +191,7 @@ def _probe_pillow(path: str, driver: str, plugin: type[Any], stored: State) -> R
             mode, info = image.mode, image.info
             if driver == "PNG" and mode in _MODES:
                 mode = str(image.tile[0].args)  # tells of other than 8 bits too
-            if driver == "WEBP" and image.is_animated:
+            if getattr(image, "is_animated", False):  # of formats that can be
                 mode = "an animation"
             # The base class: a PNG's own method would decode all pixels to look for late chunks.
             orientation = int(Image.Image.getexif(image).get(0x0112, 1))
