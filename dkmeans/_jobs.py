@@ -30,9 +30,9 @@ from dkmeans._validation import (
     note_kept,
 )
 from dkmeans.images import _workspace
-from dkmeans.images._destination import as_path
+from dkmeans.images._places import as_path, refuse_among
 from dkmeans.images._store import kept_in
-from dkmeans.images._targets import Target, entered, refuse_among, target_of
+from dkmeans.images._targets import Target, entered, target_of
 
 ALGORITHMS = ("lloyd", "minibatch")
 _TABLE = 2  # axes

@@ -21,10 +21,11 @@ from PIL import Image
 from dkmeans._palette import Palette
 from dkmeans._tiling import Window, grid
 from dkmeans._validation import InvalidArgumentError, OutputError, SourceError
-from dkmeans.images import _destination, _outputs, _png, _store, _tiff, ingest, quantize
-from dkmeans.images._destination import Destination, kind_of, refuse_among, writing
+from dkmeans.images import _outputs, _png, _store, _tiff, ingest, quantize
+from dkmeans.images._destination import Destination, kind_of, writing
 from dkmeans.images._manifest import begin
 from dkmeans.images._outputs import PngFile, TiffFile, ZarrLabels, label_windows
+from dkmeans.images._places import refuse_among
 from dkmeans.images._raster import RasterSource
 from dkmeans.images._sources import Found
 from dkmeans.images._workspace import opened, place_of
@@ -373,10 +374,32 @@ def test_outputs_among_the_sources_are_refused(tmp_path, output, message):
     (tmp_path / "a.png").touch()
     sources = [tmp_path / "photos", tmp_path / "a.png"]
     with pytest.raises(OutputError) as caught:
-        refuse_among(tmp_path / output, sources)
+        refuse_among("output", tmp_path / output, sources)
     assert str(caught.value).startswith(f"{tmp_path / output}: {message}")
-    refuse_among(tmp_path / "photos-out", sources)
-    refuse_among(tmp_path / "out.png", sources)
+    for free in ("photos-out", "out.png"):
+        refuse_among("output", tmp_path / free, sources)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("s3://b/photos/", "is also a source"),
+        ("s3://b/photos/out.png", "lies inside the source s3://b/photos/"),
+        ("s3://b/more/a.png", r"matches s3://b/more/\*.png, and so is also a source"),
+        ("s3://b/m.zarr", "holds the source s3://b/m.zarr/images/1"),
+        ("s3://b/photos-out", None),
+        ("s3://b/m.png", None),
+        ("s3://photos/out.png", None),
+        ("b/photos/out.png", None),
+    ],
+)
+def test_urls_among_the_sources_are_refused(output, message):
+    sources = ["s3://b/photos/", "s3://b/more/*.png", "s3://b/m.zarr/images/1", Path("b/a.png")]
+    if message is None:
+        refuse_among("output", output, sources)
+        return
+    with pytest.raises(OutputError, match=f"^{output}: {message}"):
+        refuse_among("output", output, sources)
 
 
 @pytest.mark.parametrize("source", ["d.zarr/in", "link", "*/in"])
@@ -514,7 +537,7 @@ def test_what_was_about_to_be_replaced_is_put_back(tmp_path):
 )
 def test_failures_to_write_are_one_clear_error(number, reason):
     with pytest.raises(OutputError) as caught, writing(Path("/o/a.png")):
-        raise OSError(number, _destination.os.strerror(number))
+        raise OSError(number, os.strerror(number))
     assert str(caught.value) == f"/o/a.png: cannot be written ({reason})."
 
 

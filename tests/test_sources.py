@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from dkmeans._validation import InvalidArgumentError, SourceError
 from dkmeans.images import _sources, headers, info, ingest
+from dkmeans.images._destination import name_files
 from dkmeans.images._sources import Found, find, is_single
 
 
@@ -181,10 +183,11 @@ def test_names_that_are_not_text(tmp_path):
 def test_names_that_no_array_can_have(name, folder):
     [source] = find(folder / "b.png")
     fitting = [replace(source, name=n) for n in ("my.zarr.json.png", ".a.png", "sub/a.b.png")]
-    _sources.refuse_as_arrays(fitting)
-    _sources.refuse_as_arrays([Found("x", name, None, "cannot be read", 0)])
+    files = partial(name_files, "out.zarr", "zarr", is_single=False)
+    files(fitting)
+    files([Found("x", name, None, "cannot be read", 0)])
     with pytest.raises(InvalidArgumentError, match=r"b\.png: no Zarr array can have the name"):
-        _sources.refuse_as_arrays([*fitting, replace(source, name=name)])
+        files([*fitting, replace(source, name=name)])
 
 
 # Reports

@@ -30,6 +30,7 @@ from dkmeans.images._destination import (
 from dkmeans.images._manifest import JOB, Job
 from dkmeans.images._outputs import Output
 from dkmeans.images._outputs_objects import PngObject, TiffObject
+from dkmeans.images._places import refuse_replacing
 from dkmeans.images._site import Site
 from dkmeans.images._sources import Found
 from dkmeans.images._workspace import LOCK, used
@@ -146,12 +147,7 @@ class Bucket:
         own = finished(self, resumed) if resumed else set()
         existing = sorted(self._existing() - own)
         refuse_unasked(self, existing, found, overwrite=overwrite, resumed=resumed)
-        sources = {image.path for image in found}
-        for file in existing:
-            if file in sources:
-                raise OutputError(f"{file}: is also a source; choose another place.")
-        if self.kind == "zarr" and any(path.startswith(f"{self.path}/") for path in sources):
-            raise OutputError(f"{self.path}: holds a source; choose another place.")
+        refuse_replacing(existing, found)
 
     def _existing(self) -> set[str]:
         """Return the objects of the output that are there, or the store."""

@@ -1,14 +1,11 @@
 """Where a job writes: what the output's name means, and what is refused."""
 
-import fnmatch
-import glob
-import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from dkmeans import _stores
 from dkmeans._palette import Palette
@@ -26,6 +23,7 @@ from dkmeans.images import _store
 from dkmeans.images._deflate import Compression
 from dkmeans.images._manifest import Job
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
+from dkmeans.images._places import refuse_replacing
 from dkmeans.images._site import Site
 from dkmeans.images._sources import Found
 from dkmeans.images._workspace import Workspace, opened, place_of
@@ -96,7 +94,7 @@ class Destination:
         own = finished(self, resumed) if resumed else set()
         existing = sorted(path for path in wanted - own if path.exists())
         refuse_unasked(self, existing, found, overwrite=overwrite, resumed=resumed)
-        refuse_overwriting(existing, found)
+        refuse_replacing(existing, found)
         for path in existing:
             if self.kind == "zarr" and not _store.is_zarr(path):
                 raise OutputError(f"{path}: is no Zarr store, and is never overwritten; remove it.")
@@ -233,7 +231,8 @@ def name_files(
     Raises
     ------
     InvalidArgumentError
-        If the output cannot take them all, or two would be written to one file.
+        If the output cannot take them all, one has a name that it cannot take, or two would be
+        written to one file.
     """
     if kind in ("png", "tiff") and not is_single:
         raise InvalidArgumentError(
@@ -242,6 +241,8 @@ def name_files(
         )
     if is_single and kind != "folder":
         return {i: PurePosixPath() for i, f in enumerate(found) if f.source}
+    if kind == "zarr":
+        _refuse_as_arrays(found)
     names = {i: PurePosixPath(f.name) for i, f in enumerate(found) if f.source}
     suffix = ".png" if kind == "folder" else ""
     short = {i: name.with_suffix(suffix) for i, name in names.items()}
@@ -260,26 +261,24 @@ def name_files(
     return files
 
 
+def _refuse_as_arrays(found: Sequence[Found]) -> None:
+    """Raise `InvalidArgumentError` if a picture has a name, or a folder, that no array can have.
+
+    A file of Zarr's own has one, parts of dots alone lead elsewhere, and Zarr takes a backslash for
+    a slash. Names are looked at with and without their suffix.
+    """
+    for name, place in ((PurePosixPath(image.name), image.path) for image in found if image.source):
+        parts = {*name.parts, name.name.rpartition(".")[0] or name.name}
+        if "\\" in str(name) or any(part == "zarr.json" or not part.strip(".") for part in parts):
+            raise InvalidArgumentError(
+                f"{place}: no Zarr array can have the name {str(name)!r}; rename it, or give a "
+                "folder as the output."
+            )
+
+
 def _taken(files: Collection[PurePosixPath]) -> Counter[PurePosixPath]:
     """Count how often each path is wanted, as a file or as a folder of files."""
     return Counter(files) + Counter({folder for file in files for folder in file.parents})
-
-
-def as_path(name: str, path: Any) -> Path:
-    """Return the argument `name` as a path.
-
-    Raises
-    ------
-    InvalidArgumentError
-        If it is no path.
-    OutputError
-        If it cannot be looked at.
-    """
-    if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
-        raise InvalidArgumentError(f"{name} is {path!r}; it must be a path.")
-    with writing(Path(path)):
-        Path(path).exists()  # raises if it is too long, or in a folder that must not be entered
-    return Path(path)
 
 
 def kind_of(path: Path) -> str:
@@ -356,39 +355,3 @@ def refuse_failed(failures: Mapping[int, str], n_sources: int) -> None:
     if len(failures) == n_sources:
         others = f" ({n_sources - 1} other sources failed too.)" if n_sources > 1 else ""
         raise SourceError(failures[min(failures)] + others)
-
-
-def refuse_overwriting(outputs: Sequence[Path], found: Sequence[Found]) -> None:
-    """Raise `OutputError` if what is to be overwritten is one of the images found, or holds one."""
-    if not outputs:
-        return
-    paths = [image.path for image in found if image.source and not _stores.is_url(image.path)]
-    places = {Path(path).resolve() for path in paths}
-    above = {folder for place in places for folder in place.parents}
-    for path in outputs:
-        real = path.resolve()
-        if real in places:
-            raise OutputError(f"{path}: is also a source; choose another place.")
-        if real in above:
-            raise OutputError(f"{path}: holds a source; choose another place.")
-
-
-def refuse_among(path: Path, sources: Sequence[Path | str]) -> None:
-    """Raise `OutputError` if an output is one of the sources, lies in one, or would replace one."""
-    real = path.resolve()
-    is_store = real.suffix.lower() == ".zarr"  # which is replaced with all that lies in it
-    for source in sources:
-        if isinstance(source, str):
-            continue  # a URL lies nowhere on the disk
-        place = source.resolve()
-        if real == place:
-            raise OutputError(f"{path}: is also a source; choose another name.")
-        is_pattern = glob.has_magic(str(source)) and not source.exists()
-        if is_pattern and fnmatch.fnmatchcase(str(real), str(place)):
-            raise OutputError(
-                f"{path}: matches {source}, and so is also a source; choose another place."
-            )
-        if place.is_dir() and real.is_relative_to(place):
-            raise OutputError(f"{path}: lies inside the source {source}; choose another place.")
-        if is_store and place.is_relative_to(real):
-            raise OutputError(f"{path}: holds the source {source}; choose another place.")

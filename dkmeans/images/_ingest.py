@@ -19,10 +19,11 @@ from dkmeans.images._listing import Image
 from dkmeans.images._manifest import Job
 from dkmeans.images._notes import Journal, Noter
 from dkmeans.images._outputs import Entry
+from dkmeans.images._places import refuse_among
 from dkmeans.images._site import Site
 from dkmeans.images._sources import Found, Paths, SourceReport
 from dkmeans.images._staging import interleaved
-from dkmeans.images._targets import entered, refuse_among, target_of
+from dkmeans.images._targets import entered, target_of
 
 _LARGE = 1 << 26  # pixels; smaller images are packed
 _RUN = 1 << 24  # pixels of packed images that one task writes

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,9 +27,10 @@ from dkmeans.images._deflate import Compression
 from dkmeans.images._destination import max_colors, refuse_failed
 from dkmeans.images._fit import Fit, fit, psnr
 from dkmeans.images._manifest import Job
+from dkmeans.images._places import refuse_among
 from dkmeans.images._sources import Paths, SourceReport
 from dkmeans.images._staging import StagedSource, staging_folder
-from dkmeans.images._targets import entered, refuse_among, target_of
+from dkmeans.images._targets import entered, target_of
 from dkmeans.images._writing import finish, write_labels
 
 Float64 = npt.NDArray[np.float64]
@@ -185,8 +186,6 @@ def quantize(
     is_single = _sources.is_single(sources) and len(found) == 1
     failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
     refuse_failed(failures, len(found))
-    if not is_single and PurePath(str(output).rstrip("/")).suffix.lower() == ".zarr":
-        _sources.refuse_as_arrays(found)
     target = target_of(output, found, is_single=is_single)
     most = max_colors(target.kind)
     if palette is not None:

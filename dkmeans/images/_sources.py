@@ -237,21 +237,6 @@ def _is_inside(name: str) -> bool:
     return bool(path.name) and not path.is_absolute() and not {"..", "\0"} & {*path.parts, *name}
 
 
-def refuse_as_arrays(found: Sequence[Found]) -> None:
-    """Raise `InvalidArgumentError` if a picture has a name, or a folder, that no array can have.
-
-    A file of Zarr's own has one, parts of dots alone lead elsewhere, and Zarr takes a backslash for
-    a slash. Names are looked at with and without their suffix.
-    """
-    for name, place in ((PurePosixPath(image.name), image.path) for image in found if image.source):
-        parts = {*name.parts, name.name.rpartition(".")[0] or name.name}
-        if "\\" in str(name) or any(part == "zarr.json" or not part.strip(".") for part in parts):
-            raise InvalidArgumentError(
-                f"{place}: no Zarr array can have the name {str(name)!r}; rename it, or give a "
-                "folder as the output."
-            )
-
-
 def _failed(path: Path | str, name: str, reason: str) -> Found:
     return Found(str(path), name, None, f"{path}: {reason}", 0)
 

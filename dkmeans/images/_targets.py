@@ -1,7 +1,5 @@
 """The output of a job, on the disk or in S3: what both are for those who write to them."""
 
-import fnmatch
-import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -10,10 +8,8 @@ from typing import Any, Protocol, TypeVar
 from dkmeans import _stores
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
-from dkmeans._validation import OutputError
-from dkmeans.images import _destination
 from dkmeans.images._deflate import Compression
-from dkmeans.images._destination import Destination, as_path, nothing_more
+from dkmeans.images._destination import Destination, nothing_more
 from dkmeans.images._manifest import Job, Space, begin
 from dkmeans.images._outputs import Output
 from dkmeans.images._site import Site
@@ -107,29 +103,3 @@ def entered(
         resumed = job if resume else None
         target.refuse_existing(found, overwrite=job.overwrite, resumed=resumed)
         yield space, job
-
-
-def refuse_among(name: str, output: str | Path, sources: Sequence[Path | str]) -> None:
-    """Raise `OutputError` if the output that argument `name` gives is a source, or among sources.
-
-    So it does if a source lies in a store that is to be replaced.
-
-    Raises
-    ------
-    InvalidArgumentError
-        If it is no place.
-    """
-    if not _stores.is_url(output):
-        _destination.refuse_among(as_path(name, output), sources)
-        return
-    url = str(output).rstrip("/")
-    for source in sources:
-        if not isinstance(source, str):
-            continue
-        place = source.rstrip("/")
-        if url == place or (glob.has_magic(place) and fnmatch.fnmatchcase(url, place)):
-            raise OutputError(f"{url}: is also a source; choose another name.")
-        if url.startswith(f"{place}/"):
-            raise OutputError(f"{url}: lies inside the source {source}; choose another place.")
-        if url.lower().endswith(".zarr") and place.startswith(f"{url}/"):
-            raise OutputError(f"{url}: holds the source {source}; choose another place.")
