@@ -1,6 +1,7 @@
 """How commands end: an exit status and one sentence, whatever goes wrong."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,23 +18,29 @@ SOME_FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 128 + 2, 128 + 15
 
 _PATIENCE = 10.0  # seconds after an interrupt
 
-# What the library calls by other names. Its errors begin with the name of the argument.
+# What the library calls by other names.
 _OPTIONS = {
     "n_colors": "--colors",
     "n_clusters": "--clusters",
+    "random_state": "--seed",
+    **{name: f"--{name}" for name in ("algorithm", "checkpoint", "compression", "dither", "init")},
+    **{name: f"--{name}" for name in ("missing", "palette", "seed", "staging", "tol")},
+    "max_iter": "--max-iter",
     "n_init": "--n-init",
-    "seed": "--seed",
-    "staging": "--staging",
-    "checkpoint": "--checkpoint",
 }
-_WORDS = (
-    (", or overwrite.", ", or give --overwrite."),
-    ("run without resume", "run without --resume"),
-    ("MiniBatchKMeans(missing='ignore')", "dkmeans fit --missing ignore"),
-    ("KMeans(missing='ignore')", "dkmeans fit --missing ignore"),
-    (": algorithm was", ": --algorithm was"),
-    (": n_clusters was", ": --clusters was"),
-    (": random_state was", ": --seed was"),
+# Where its errors name arguments, and what they advise at their ends: names of files and values
+# come between, and may hold any words.
+_ARGUMENT = re.compile(
+    r"(?:^|(?<=: a checkpoint of a fit of other parameters: ))(\w+)(?= (?:is|was) )"
+)
+_ADVICE = (
+    (re.compile(r"; resume=True goes on from there$"), "; --resume goes on from there"),
+    (re.compile(r", or overwrite\.$"), ", or give --overwrite."),
+    (re.compile(r"un without resume to start over\.$"), "un without --resume to start over."),
+    (
+        re.compile(r"(MiniBatch)?KMeans\(missing='ignore'\), or fill them in\.$"),
+        "dkmeans fit --missing ignore, or fill them in.",
+    ),
 )
 
 
@@ -96,26 +103,23 @@ def _explain(error: BaseException) -> tuple[int, str] | None:
         return status, f"{what}; nothing was left half-written{_kept(error)}"
     if isinstance(error, CompleteError):
         return 0, str(error)
-    reason = _in_options(_reason(error))
+    reason = _reason(error)
     status = WRONG_USE if isinstance(error, InvalidArgumentError) else SOME_FAILED
-    return None if reason is None else (status, f"error: {reason}{_kept(error)}")
+    return None if reason is None else (status, f"error: {_in_options(reason)}{_kept(error)}")
 
 
 def _kept(error: BaseException) -> str:
     """Return how to go on, if there is something to go on from."""
     notes: list[str] = getattr(error, "__notes__", [])
-    hints = [f"; {note.replace('resume=True', '--resume')}" for note in notes if KEPT in note]
-    return "".join(hints[:1])
+    kept = next((note for note in notes if note.startswith(KEPT)), None)
+    return "" if kept is None else f"; {_in_options(kept)}"
 
 
-def _in_options(reason: str | None) -> str | None:
+def _in_options(reason: str) -> str:
     """Name options as the command line does."""
-    if reason is None:
-        return None
-    name, space, rest = reason.partition(" ")
-    sentence = _OPTIONS.get(name, name) + space + rest
-    for ours, typed in _WORDS:
-        sentence = sentence.replace(ours, typed)
+    sentence = _ARGUMENT.sub(lambda found: _OPTIONS.get(found[1], found[1]), reason, count=1)
+    for advice, typed in _ADVICE:
+        sentence = advice.sub(typed, sentence)
     return sentence
 
 

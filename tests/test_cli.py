@@ -267,6 +267,43 @@ def raises(error):
         (InvalidArgumentError("n_colors is 1."), 2, "error: --colors is 1."),
         (OutputError("o: there, or overwrite."), 1, "error: o: there, or give --overwrite."),
         (SourceError("a.png: no such file."), 1, "error: a.png: no such file."),
+        (
+            InvalidArgumentError(
+                "max_iter is 3, but was 9 when the job on seed is x, or overwrite. "
+                "was interrupted; give what it had, or run without resume to start over."
+            ),
+            2,
+            (
+                "error: --max-iter is 3, but was 9 when the job on seed is x, or overwrite. "
+                "was interrupted; give what it had, or run without --resume to start over."
+            ),
+        ),
+        (
+            InvalidArgumentError(
+                "run without resume, or overwrite.json: a checkpoint of a fit of "
+                "other parameters: random_state was ': tol was ' then, and is '1' now. Fit"
+            ),
+            2,
+            (
+                "error: run without resume, or overwrite.json: a checkpoint of a fit of "
+                "other parameters: --seed was ': tol was ' then, and is '1' now. Fit"
+            ),
+        ),
+        (
+            SourceError("a: damaged. Run without resume to start over."),
+            1,
+            "error: a: damaged. Run without --resume to start over.",
+        ),
+        *(
+            (SourceError(f"{name}: no such file."), 1, f"error: {name}: no such file.")
+            for name in (
+                "seed of 3.png",
+                "run without resume/a.png",
+                "d, or overwrite.",
+                "x: n_clusters was",
+                "KMeans(missing='ignore').zarr",
+            )
+        ),
         (OutputError("o: exists."), 1, "error: o: exists."),
         (DkmeansError("no."), 1, "error: no."),
         (SourceError("a\x1b[31m\nb"), 1, r"error: a\x1b[31m\nb"),
