@@ -180,7 +180,7 @@ def covering(window: Window, block: tuple[int, int]) -> Iterator[Window]:
             yield Window(y, x, *block)
 
 
-def grow(block: int, unit: int, target: int, limit: int) -> int:
+def grow(block: int, unit: int, target: int, limit: int, most: int | None = None) -> int:
     """Choose an extent that both a stored block and an output unit divide.
 
     Parameters
@@ -191,11 +191,13 @@ def grow(block: int, unit: int, target: int, limit: int) -> int:
         The extent to come close to, from below where possible.
     limit
         The full extent of the picture: never more than one multiple beyond it.
+    most
+        The extent up to which blocks are worth being kept whole: by default twice `target`.
 
     Returns
     -------
     int
-        A multiple of `unit`; also of `block`, unless that would exceed twice `target`.
+        A multiple of `unit`; also of `block`, unless that would exceed `most`.
 
     Examples
     --------
@@ -203,7 +205,7 @@ def grow(block: int, unit: int, target: int, limit: int) -> int:
     (2048, 1920, 2048)
     """
     step = math.lcm(block, unit)
-    if step > 2 * target:
+    if step > (2 * target if most is None else most):
         step = unit
     return step * max(1, min(target, limit) // step)
 

@@ -127,6 +127,15 @@ def test_files_of_natural_units(tmp_path, kind, compression, shape):
     np.testing.assert_array_equal(read(output.path), labels)
 
 
+@pytest.mark.parametrize(
+    ("width", "block", "rows"),
+    [(20_000, 1, 512), (500_000, 1, 32), (20_000_000, 1, 1), (500_000, 512, 512)],
+)
+def test_wide_pictures_have_low_windows(width, block, rows):
+    unit = PngFile("", "", 5000, width, PALETTE, "fast").unit
+    assert label_windows(unit, 5000, width, (block, width), (block, width)) == (rows, width)
+
+
 @pytest.mark.usefixtures("small_units")
 @pytest.mark.parametrize("kind", ["png", "tiff"])
 def test_parts_may_be_more_than_files_can_be_open(tmp_path, kind):
