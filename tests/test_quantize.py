@@ -17,7 +17,7 @@ from dkmeans._validation import OutputError, SourceError
 from dkmeans.images import _raster
 from dkmeans.images._raster import RasterSource
 from dkmeans.images._staging import StagedSource
-from dkmeans.images._store import ZarrSource
+from dkmeans.images._store_source import ZarrSource
 from dkmeans.images._tiles import TiledTiff
 
 GREYS = Palette([[0, 0, 0], [80, 80, 80], [200, 200, 200]])

@@ -15,7 +15,7 @@ import dkmeans
 from dkmeans import _stores, _tables
 from dkmeans._tiling import Window
 from dkmeans._validation import SourceError
-from dkmeans.images import _raster, _sources, _store
+from dkmeans.images import _raster, _sources, _store_source
 
 
 def upload(folder, url):
@@ -206,7 +206,7 @@ def test_tables(s3, tmp_path, proxy):
 
 def test_a_store_has_a_fingerprint(s3, photos):
     zarr.create_array(store(f"{s3}/a.zarr"), data=photos["china"], chunks=(100, 640, 3))
-    ((_, source),) = _store.probe(f"{s3}/a.zarr")
+    ((_, source),) = _store_source.probe(f"{s3}/a.zarr")
     before = source.fingerprint()
     assert before == source.fingerprint() != ""
     _stores.write(f"{s3}/a.zarr/zarr.json", _stores.read(f"{s3}/a.zarr/zarr.json") + b" ")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dkmeans._palette import Palette
 from dkmeans._tiling import Window, grid
 from dkmeans._validation import SourceError
-from dkmeans.images import _sources, _store, _store_state
+from dkmeans.images import _sources, _store, _store_source, _store_state
 from dkmeans.images._listing import Image
 from dkmeans.images._packed import PackedWriter
 from dkmeans.images._store import ArrayWriter
@@ -62,7 +62,7 @@ def expected_of(name, photo):
 
 
 def probe_one(path):
-    [(name, source)] = _store.probe(path)
+    [(name, source)] = _store_source.probe(path)
     assert name == ""
     return source
 
@@ -127,7 +127,7 @@ def test_chunks_too_large_to_hold(tmp_path):
     path = tmp_path / "a.zarr"
     zarr.create_array(str(path), shape=(30_000, 30_000, 3), chunks=(15_000, 15_000, 3), dtype="u1")
     with pytest.raises(SourceError, match=r"held in memory \(643 MiB, allowed are 256\)"):
-        _store.probe(path)
+        _store_source.probe(path)
 
 
 def test_shards_too_large_to_hold_are_read_by_chunks(tmp_path):
@@ -135,7 +135,7 @@ def test_shards_too_large_to_hold_are_read_by_chunks(tmp_path):
     zarr.create_array(
         str(tmp_path / "a"), shape=shape, chunks=(1000, 1000, 3), shards=shape, dtype="u1"
     )
-    ((_, source),) = _store.probe(tmp_path / "a")
+    ((_, source),) = _store_source.probe(tmp_path / "a")
     assert source.block == (1000, 1000)
 
 
@@ -160,7 +160,7 @@ def test_chunks_that_were_never_written_are_black(tmp_path):
 def test_other_arrays_are_not_yet_supported(tmp_path, shape, dtype):
     zarr.create_array(str(tmp_path / "a"), shape=shape, chunks=shape, dtype=dtype)
     with pytest.raises(SourceError) as caught:
-        _store.probe(tmp_path / "a")
+        _store_source.probe(tmp_path / "a")
     assert str(caught.value).startswith(f"{tmp_path / 'a'}: not yet supported: ")
 
 
@@ -168,13 +168,13 @@ def test_other_arrays_are_not_yet_supported(tmp_path, shape, dtype):
 def test_no_pixels(tmp_path, shape):
     zarr.create_array(str(tmp_path / "a"), shape=shape, chunks=(1,) * len(shape), dtype=np.uint8)
     with pytest.raises(SourceError, match="has no pixels"):
-        _store.probe(tmp_path / "a")
+        _store_source.probe(tmp_path / "a")
 
 
 def test_a_group_of_others(tmp_path):
     zarr.create_group(str(tmp_path / "g"))
     with pytest.raises(SourceError, match="a Zarr group without a list of images"):
-        _store.probe(tmp_path / "g")
+        _store_source.probe(tmp_path / "g")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"{}", b"\xff", b'{"zarr_format": 9}'])
@@ -183,9 +183,9 @@ def test_damaged_metadata(tmp_path, marker, content):
     folder = tmp_path / "a.zarr"
     folder.mkdir()
     (folder / marker).write_bytes(content)
-    assert _store.is_zarr(folder)
+    assert _store_source.is_zarr(folder)
     with pytest.raises(SourceError) as caught:
-        _store.probe(folder)
+        _store_source.probe(folder)
     assert str(caught.value).startswith(f"{folder}: ")
 
 
@@ -194,7 +194,7 @@ def test_damaged_chunks(arrays, tmp_path, name):
     shutil.copytree(arrays / name, tmp_path / "a")
     source = probe_one(tmp_path / "a")
     for file in (tmp_path / "a").rglob("*"):
-        if file.is_file() and not _store.is_zarr(file.parent):
+        if file.is_file() and not _store_source.is_zarr(file.parent):
             file.write_bytes(file.read_bytes()[:40])
     for file in (tmp_path / "a").glob("*.*.*"):  # v2 keeps chunks beside the metadata
         file.write_bytes(file.read_bytes()[:40])
@@ -325,13 +325,13 @@ def test_an_array_is_listed_once_for_all_its_images(store, monkeypatch):
     listed = []
     states = _store_state.states
     monkeypatch.setattr(_store_state, "states", lambda f: listed.append(f) or states(f))
-    for _, source in _store.probe(store):
+    for _, source in _store_source.probe(store):
         source.fingerprint()
     assert listed == [f"{store}/images/0", f"{store}/packed/1"]
 
 
 def test_images_of_a_store(store, photo):
-    images = dict(_store.probe(store))
+    images = dict(_store_source.probe(store))
     assert list(images) == ["a.png", "b.png", "sub/c.png"]
     packed = np.arange(1000, dtype=np.uint16).astype(np.uint8)
     expected = {
@@ -350,7 +350,7 @@ def test_images_of_a_store(store, photo):
 def test_a_store_without_its_list_is_not_complete(store, tmp_path):
     damage(store, tmp_path / "s.zarr", None)
     with pytest.raises(SourceError, match="ingest again if an ingest was interrupted"):
-        _store.probe(tmp_path / "s.zarr")
+        _store_source.probe(tmp_path / "s.zarr")
 
 
 def test_a_store_of_another_version(store, tmp_path):
@@ -358,7 +358,7 @@ def test_a_store_of_another_version(store, tmp_path):
     for change in ({"version": 2}, {"format": "other"}, {"version": "1"}):
         damage(store, tmp_path / "s.zarr", listing | change)
         with pytest.raises(SourceError, match="written by another version of dkmeans"):
-            _store.probe(tmp_path / "s.zarr")
+            _store_source.probe(tmp_path / "s.zarr")
 
 
 def listing_of(store):
@@ -405,7 +405,7 @@ def test_an_entry_that_fits_no_array(store, tmp_path, change):
     listing["images"][0] |= change
     damage(store, tmp_path / "s.zarr", listing)
     with pytest.raises(SourceError) as caught:
-        _store.probe(tmp_path / "s.zarr")
+        _store_source.probe(tmp_path / "s.zarr")
     assert str(caught.value).startswith(f"{tmp_path / 's.zarr'}: its list of images is damaged")
 
 
@@ -464,4 +464,4 @@ def test_a_number_that_its_type_cannot_hold_is_told(tmp_path):
     members = json.loads(document.read_text())
     document.write_text(json.dumps({**members, "fill_value": 256}))
     with pytest.raises(SourceError, match=r"cannot be read as Zarr .*256"):
-        _store.probe(tmp_path / "s.zarr/0")
+        _store_source.probe(tmp_path / "s.zarr/0")

@@ -33,6 +33,7 @@ from dkmeans.images._outputs_objects import PngObject, TiffObject
 from dkmeans.images._places import refuse_replacing
 from dkmeans.images._site import Site
 from dkmeans.images._sources import Found
+from dkmeans.images._store_source import is_marked
 from dkmeans.images._workspace import LOCK, used
 
 _CHUNKS = "chunks"  # tells that chunks without metadata are ours
@@ -93,7 +94,7 @@ class BucketSpace:
         objects.remove_below(self.path, keep=(LOCK, _CHUNKS))
         chunks = f"{self.path}/{_CHUNKS}"
         if self._kind == "zarr" and objects.exists(chunks):
-            if not _store.is_marked(objects.listing(output).objects):
+            if not is_marked(objects.listing(output).objects):
                 objects.remove_below(output)
             objects.remove(chunks)
 
@@ -156,7 +157,7 @@ class Bucket:
             return {file for i, file in self.files.items() if str(self._names[i]) in there}
         if self.kind != "zarr":
             return {self.path} if objects.find(self.path) else set()
-        if _store.is_marked(objects.listing(self.path).objects):
+        if is_marked(objects.listing(self.path).objects):
             return {self.path}
         # Some servers list folders whose last object is gone: only objects count.
         is_there = objects.names_below(self.path) or objects.find(self.path)

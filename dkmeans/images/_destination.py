@@ -26,6 +26,7 @@ from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
 from dkmeans.images._places import refuse_replacing
 from dkmeans.images._site import Site
 from dkmeans.images._sources import Found
+from dkmeans.images._store_source import is_zarr
 from dkmeans.images._workspace import Workspace, opened, place_of
 
 P = TypeVar("P", bound=_stores.Place)
@@ -96,7 +97,7 @@ class Destination:
         refuse_unasked(self, existing, found, overwrite=overwrite, resumed=resumed)
         refuse_replacing(existing, found)
         for path in existing:
-            if self.kind == "zarr" and not _store.is_zarr(path):
+            if self.kind == "zarr" and not is_zarr(path):
                 raise OutputError(f"{path}: is no Zarr store, and is never overwritten; remove it.")
             if self.kind != "zarr" and path.is_dir():
                 raise OutputError(f"{path}: is a folder, which is never overwritten; remove it.")

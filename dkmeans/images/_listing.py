@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+FORMAT, VERSION = "dkmeans-images", 1
+
 
 @dataclass(frozen=True)
 class Image:

@@ -14,7 +14,7 @@ from dkmeans.images import _count, _gdal, _raster, _store, _tiff
 from dkmeans.images._outputs import ImageFile, Output, label_windows
 from dkmeans.images._raster import RasterSource
 from dkmeans.images._staging import StagedSource
-from dkmeans.images._store import ZarrSource
+from dkmeans.images._store_source import ZarrSource
 
 _LIBRARIES = 255 * MIB
 _ZARR = 25 * MIB  # once it is imported

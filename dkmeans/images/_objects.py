@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dkmeans import _stores_objects as objects
 from dkmeans._stores_objects import Listing, State
 from dkmeans._validation import SourceError
-from dkmeans.images import _store
+from dkmeans.images._store_source import is_marked
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def is_collection(url: str) -> bool:
         If nothing is there, or that cannot be told.
     """
     url = url.rstrip("/")
-    return _pattern(url) or (_object(url) is None and not _store.is_marked(_listed(url).objects))
+    return _pattern(url) or (_object(url) is None and not is_marked(_listed(url).objects))
 
 
 def expand(url: str, suffixes: tuple[str, ...]) -> Iterator[Member]:
@@ -59,7 +59,7 @@ def expand(url: str, suffixes: tuple[str, ...]) -> Iterator[Member]:
             yield from expand(match, suffixes)
     elif (state := _object(url)) is not None:
         yield Member(url, name, state)
-    elif _store.is_marked((listing := _listed(url)).objects):
+    elif is_marked((listing := _listed(url)).objects):
         yield Member(url, name, None)
     else:
         members = [*_walk(url, "", suffixes, listing)]
@@ -89,7 +89,7 @@ def _walk(url: str, path: str, suffixes: tuple[str, ...], listing: Listing) -> I
     `path` is what was gone down already, `listing` what is there.
     """
     folders = {name: objects.listing(f"{url}/{name}") for name in listing.folders if name[0] != "."}
-    stores = {name for name, inner in folders.items() if _store.is_marked(inner.objects)}
+    stores = {name for name, inner in folders.items() if is_marked(inner.objects)}
     for name in sorted([*stores, *listing.objects]):
         if name in stores:
             yield Member(f"{url}/{name}", path + name, None)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from dkmeans import _stores
 from dkmeans._passes import BlockSource
 from dkmeans._validation import InvalidArgumentError, SourceError
-from dkmeans.images import _objects, _raster, _store
+from dkmeans.images import _objects, _raster, _store_source
 
 _REQUESTS = 16  # headers of objects read at a time
 
@@ -141,13 +141,13 @@ def is_single(sources: Paths) -> bool:
 
 
 def _is_collection(path: Path) -> bool:
-    return (path.is_dir() and not _store.is_zarr(path)) or (
+    return (path.is_dir() and not _store_source.is_zarr(path)) or (
         glob.has_magic(str(path)) and not path.exists()
     )
 
 
 def _expand(path: Path) -> Iterator[Found]:
-    if path.is_dir() and not _store.is_zarr(path):
+    if path.is_dir() and not _store_source.is_zarr(path):
         members = list(_walk(path))
         if not members:
             yield _failed(
@@ -190,7 +190,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     """Yield images, stores and, last, folders that cannot be read."""
     closed: list[Path] = []
     for root, folders, files in os.walk(folder, onerror=lambda e: closed.append(Path(e.filename))):
-        stores = [f for f in folders if _store.is_zarr(Path(root, f))]
+        stores = [f for f in folders if _store_source.is_zarr(Path(root, f))]
         folders[:] = sorted(f for f in folders if f not in stores and not f.startswith("."))
         for name in sorted([*stores, *files]):
             is_image = name in stores or PurePath(name).suffix.lower() in _raster.SUFFIXES
@@ -217,7 +217,7 @@ def _probe(path: Path, name: str) -> Iterator[Found]:
 
 
 def _probe_zarr(path: Path | str, name: str) -> Iterator[Found]:
-    for inner, source in _store.probe(path):
+    for inner, source in _store_source.probe(path):
         place = path
         if inner:
             place = f"{path}/{inner}" if isinstance(path, str) else path / inner

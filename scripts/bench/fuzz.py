@@ -32,7 +32,8 @@ from typing import Any, NamedTuple
 _READERS = {
     "_checkpoint", "_documents", "_model", "_palette", "_palette._files", "_stores",
     "_tables", "_tables_kinds", "_tables_raw", "_tables_regions", "_tables_zarr", "images._fit",
-    "images._listing", "images._manifest", "images._notes", "images._sources", "images._store",
+    "images._listing", "images._manifest", "images._notes", "images._sources",
+    "images._store_source",
 }  # fmt: skip
 _STRANGE = (
     None, True, False, 0, -1, 1, 2, 255, 256, 65_537, 2**31, 2**63 - 1, 2**63, -(2**63), 2**64,
@@ -218,6 +219,7 @@ def _zarr(folder: Path, make: Callable[[Path], None], look: Callable[[Path], obj
 def _store(folder: Path) -> Case:
     from dkmeans.images import _store as store
     from dkmeans.images._listing import Image
+    from dkmeans.images._store_source import probe
 
     def make(path: Path) -> None:
         store.create(path, {"0": ((60, 50, 3), (20, 50, 3)), "1": ((900, 3), (300, 3))},
@@ -228,7 +230,7 @@ def _store(folder: Path) -> Case:
         ]
         store.complete(path, images)
 
-    return _zarr(folder, make, store.probe)
+    return _zarr(folder, make, probe)
 
 
 def _table(folder: Path) -> Case:
