@@ -26,6 +26,7 @@ State = tuple[int, int | str]
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 _STEP = 1 << 20  # bytes of an object asked for at a time
 _SYNCING = 16  # files that are waited for at a time
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of FAT, and disks afar
 _BUFFER = 1 << 16  # bytes: readers of headers ask for a few at a time
 
 
@@ -148,10 +149,21 @@ def write(place: Place, data: bytes, *, replace: bool = True) -> None:
             if replace:
                 partial.replace(path)
             else:
-                path.hardlink_to(partial)
+                _take_name(partial, path)
             sync_folder(path.parent)
         finally:
             partial.unlink(missing_ok=True)  # gone already if it was renamed
+
+
+def _take_name(partial: Path, path: Path) -> None:
+    """Give a file a name that nothing has; of several who do so at once one succeeds."""
+    try:
+        path.hardlink_to(partial)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        path.touch(exist_ok=False)  # who is killed between these two leaves it empty
+        partial.replace(path)
 
 
 def refuse_unwritable(place: Place) -> None:

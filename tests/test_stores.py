@@ -1,12 +1,14 @@
 """Places: what is written is there whole, or not at all."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 from conftest import create_at_once
 
 from dkmeans import _stores
-from dkmeans._validation import SourceError
+from dkmeans._validation import OutputError, SourceError
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -25,6 +27,19 @@ def test_what_is_written_is_read(tmp_path):
 def test_of_several_who_create_at_once_one_succeeds(tmp_path):
     create_at_once(tmp_path / "a")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_files_are_created_where_no_file_has_two_names(number, tmp_path, monkeypatch):
+    def refuses(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuses)
+    create_at_once(tmp_path / "a")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+    number = errno.EACCES
+    with pytest.raises(OutputError, match=r"b: cannot be written \(Permission denied\)"):
+        _stores.write(tmp_path / "b", b"1", replace=False)
 
 
 @pytest.mark.parametrize("name", ["none", "a\0b", "."])
