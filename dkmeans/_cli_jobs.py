@@ -52,7 +52,7 @@ def run(
 
     console = None if quiet else _report_progress.ConsoleProgress()
     recorder.display = console
-    with recorder.recording(ctx), _report_progress.notes(console):
+    with _report_progress.notes(console), recorder.recording(ctx):
         with opened(place), recorder.reporting():
             recorder.connected()
             start = time.perf_counter()

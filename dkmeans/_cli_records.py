@@ -253,10 +253,13 @@ class Recorder:
             return
         with _stores.writing(self.log_json):
             file = Path(self.log_json).open("a", encoding="utf-8")  # noqa: SIM115 - closed below
-        with file:
-            self._lines = file
+        self._lines = file
+        try:
             yield
+        finally:
             self._lines = None
+            with suppress(OSError):  # what could not be written was told
+                file.close()
 
     @contextmanager
     def _events_noted(self) -> Iterator[None]:
@@ -286,12 +289,18 @@ class Recorder:
         self._line(event, level, message=message, **more)
 
     def _line(self, event: str, level: str = "INFO", **more: Any) -> None:
-        if self._lines is None:
-            return
         line = {"time": _now(), "level": level, "event": event, **_plain(more)}
-        with self._lock, suppress(ValueError):  # closed by whoever reads it
-            self._lines.write(json.dumps(line) + "\n")
-            self._lines.flush()
+        with self._lock:
+            if self._lines is None:
+                return
+            try:
+                self._lines.write(json.dumps(line) + "\n")
+                self._lines.flush()
+            except ValueError:
+                pass  # closed by whoever reads it
+            except OSError as error:  # no reason to lose the work
+                self._lines = None
+                _LOG.warning("%s: not written any more (%s).", self.log_json, error.strerror)
 
 
 class _Handler(logging.Handler):

@@ -62,15 +62,13 @@ class ConsoleProgress:
 
 @contextmanager
 def notes(progress: ConsoleProgress | None) -> Iterator[None]:
-    """Show what dkmeans logs meanwhile as notes of a progress."""
+    """Show what dkmeans logs meanwhile as notes of a progress; without one, warnings only."""
     logger = logging.getLogger("dkmeans")
-    if progress is None:
-        yield
-        return
-    handler, level = _Notes(progress), logger.level
-    handler.setLevel(logging.INFO)
+    handler, level = logging.StreamHandler() if progress is None else _Notes(progress), logger.level
+    handler.setLevel(logging.WARNING if progress is None else logging.INFO)
     logger.addHandler(handler)
-    logger.setLevel(min(level or logging.INFO, logging.INFO))  # others may want to hear more
+    if progress is not None:
+        logger.setLevel(min(level or logging.INFO, logging.INFO))  # others may want to hear more
     try:
         yield
     finally:

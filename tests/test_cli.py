@@ -327,6 +327,15 @@ def test_error_is_one_sentence(*, library, monkeypatch, command, error, status, 
     assert sentence not in result.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_log_that_cannot_be_written_ends_no_job(library):
+    result = run("ingest", "a", "o", "--quiet", "--log-json", "/dev/full")
+    assert result.exit_code == 0
+    assert len(library.calls) == 1
+    assert "/dev/full: not written any more (No space left on device)" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_killed_workers(library):
     from distributed import KilledWorker  # noqa: PLC0415 - slow
 
