@@ -16,8 +16,6 @@ from isal import isal_zlib
 from dkmeans._palette import Palette
 from dkmeans.images._deflate import Compression, deflate
 
-MAX_SIDE = 2**31 - 1
-
 _BAND = 1 << 20  # bytes of a band before compression
 _ADLER_BASE = 65521
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans._kernels import colours as kernels
+from dkmeans._stores import writing
 from dkmeans._summary import planes
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import InvalidArgumentError, SourceError
@@ -61,7 +62,8 @@ class StagedSource:
 
     def write(self, blocks: Generator[UInt8, None, None]) -> Generator[UInt8, None, None]:
         """Write blocks of full rows, from first to last; yield each again when it is written."""
-        with closing(blocks), Path(self.file).open("wb") as file:
+        # The disk of the output may be another one.
+        with closing(blocks), writing(self.file), Path(self.file).open("wb") as file:
             for block in blocks:
                 file.write(interleaved(block).data)
                 yield block
@@ -95,6 +97,8 @@ def staging_folder(
     ------
     InvalidArgumentError
         If the folder asked for is none.
+    OutputError
+        If nothing can be made in it.
     """
     if wanted is not None and not Path(wanted).is_dir():
         raise InvalidArgumentError(f"staging is {str(wanted)!r}; it must be an existing folder.")
@@ -104,11 +108,12 @@ def staging_folder(
         return
     hidden = "" if wanted is None else "."
     begin = f"{hidden}dkmeans-{hashlib.sha256(os.fsencode(output)).hexdigest()[:16]}"
-    for left in place.glob(f"{begin}.*.staged"):
-        _remove(left)
     # Tasks of a job that was killed may still write: not into the folder of the next.
     folder = place / f"{begin}.{secrets.token_hex(8)}.staged"
-    folder.mkdir()
+    with writing(folder):
+        for left in place.glob(f"{begin}.*.staged"):
+            _remove(left)
+        folder.mkdir()
     try:
         yield folder
     finally:
