@@ -111,7 +111,7 @@ class MemoryRows(RowArray):
         answer = np.empty((*self._inner, *tail), dtype)
 
         def fill(region: Region) -> None:
-            found = function(rows(self.array[region.slices], self.dtype))
+            found = function(rows(self.array[region.slices], self.dtype, self.n_features))
             answer[region.slices] = found.reshape(*region.size, *tail)
 
         in_threads(fill, self._regions)

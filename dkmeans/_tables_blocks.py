@@ -141,10 +141,13 @@ class TablePiece(Piece):
         row_bytes = self.source.shape[-1] * self.source.dtype.itemsize
         with closing(self.source.read(self.windows)) as arrays:
             for region, (values, weights) in zip(self.windows, arrays, strict=True):
+                _check_shape("X", values, (*region.size, self.source.shape[-1]))
+                if weights is not None:
+                    _check_shape("sample_weight", weights, region.size)
                 for start, stop, part in region.bands(BLOCK_BYTES // row_bytes):
                     its = None if weights is None else weights[start:stop]
                     yield Block(
-                        rows(values[start:stop], self.source.dtype),
+                        rows(values[start:stop], self.source.dtype, self.source.shape[-1]),
                         None if its is None else np.ascontiguousarray(its, np.float64).ravel(),
                         part,
                         self.leading,
@@ -161,11 +164,43 @@ def check_unmasked(name: str, array: Any) -> None:
         )
 
 
-def rows(values: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return an array as C-contiguous rows, (n, d), of a dtype; a view of it where possible."""
+def _check_shape(name: str, block: Any, told: tuple[int, ...]) -> None:
+    """Raise if a block is of another shape than its array tells, as Dask does not see."""
+    found = np.shape(block)
+    if found != told:
+        raise InvalidArgumentError(
+            f"{name} has a block of shape {found} where it tells of {told}: give Dask the shapes "
+            "that blocks have, for example as the shape of from_delayed, or as NaN."
+        )
+
+
+def rows(values: Any, dtype: np.dtype[Any], n_features: int) -> npt.NDArray[Any]:
+    """Return an array as C-contiguous rows, (n, d), of a dtype; a view of it where possible.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If values are masked, or are not what the array tells that they are of: another number of
+        features, or numbers that the dtype does not hold.
+    """
     check_unmasked("X", values)
-    array: npt.NDArray[Any] = np.ascontiguousarray(values, dtype)
-    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
+    array = np.asarray(values)
+    # Kernels would read what lies behind the rows.
+    _check_shape("X", array, (*array.shape[:-1], n_features))
+    if not _is_held(array.dtype, dtype):
+        raise InvalidArgumentError(
+            f"X has a block of dtype {array.dtype} where it tells of {dtype}, which does not hold "
+            "such numbers: give Dask the dtype that blocks have, for example as that of map_blocks."
+        )
+    array = np.ascontiguousarray(array, dtype)
+    return array.reshape(math.prod(array.shape[:-1]), n_features)
+
+
+def _is_held(found: np.dtype[Any], dtype: np.dtype[Any]) -> bool:
+    """Return whether numbers of one dtype become those of another, but for rounding to floats."""
+    if found.kind == "O":
+        return dtype.kind == "f"  # each object is looked at, or raises
+    return np.can_cast(found, dtype, "same_kind" if dtype.kind == "f" else "safe")
 
 
 @dataclass(frozen=True, eq=False)

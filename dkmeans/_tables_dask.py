@@ -29,6 +29,7 @@ class _OnBlocks:
 
     function: RowFunction
     rows_dtype: np.dtype[Any]
+    n_features: int
     dtype: np.dtype[Any]
     tail: tuple[int, ...]
 
@@ -36,7 +37,7 @@ class _OnBlocks:
         shape = (*block.shape[:-1], *self.tail)
         if 0 in shape:
             return np.empty(shape, self.dtype)
-        found = self.function(rows(block, self.rows_dtype))
+        found = self.function(rows(block, self.rows_dtype, self.n_features))
         return found.astype(self.dtype, copy=False).reshape(shape)
 
 
@@ -50,7 +51,7 @@ def _mapped(
     """Return a Dask array of `function` of the rows of another, whose features are in one chunk."""
     tail = () if columns is None else (columns,)
     return array.map_blocks(
-        _OnBlocks(function, rows_dtype, dtype, tail),
+        _OnBlocks(function, rows_dtype, int(array.shape[-1]), dtype, tail),
         dtype=dtype,
         chunks=(*array.chunks[:-1], *((n,) for n in tail)),
         drop_axis=None if tail else array.ndim - 1,

@@ -435,6 +435,61 @@ def test_an_error_of_the_graph_comes_out_as_itself():
         read(table(x))
 
 
+# What Dask is told of each block, and what the blocks are: it does not compare the two.
+LIES = {
+    "fewer rows": (made((9, 5)), "f4", r"block of shape \(9, 5\) where it tells of \(10, 5\)"),
+    "more rows": (made((11, 5)), "f4", r"block of shape \(11, 5\) .*from_delayed"),
+    "fewer features": (made((10, 4)), "f4", r"block of shape \(10, 4\)"),
+    "more features": (made((10, 6)), "f4", r"block of shape \(10, 6\)"),
+    "an axis more": (made((10, 5, 1)), "f4", r"block of shape \(10, 5, 1\)"),
+    "nothing": (None, "f4", r"block of shape \(\)"),
+    "floats as integers": (np.full((10, 5), 0.5), "u1", "block of dtype float64 where .* uint8"),
+    "integers as short ones": (np.full((10, 5), 300), "u1", "block of dtype int64 .*map_blocks"),
+    "signed as unsigned": (made((10, 5), "i1"), "u1", "block of dtype int8 where .* uint8"),
+    "complex numbers": (made((10, 5)) * 1j, "f8", "block of dtype complex64 where .* float64"),
+}
+
+
+def told(block, dtype, shape=(10, 5)):
+    """Return a Dask array of two equal blocks, which are said to be of a dtype and shape."""
+    part = da.from_delayed(
+        dask.delayed(lambda: block)(), shape, dtype, np.empty((0,) * len(shape), dtype)
+    )
+    return da.concatenate([part, part])
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_blocks_that_are_not_what_dask_was_told_are_refused(lie):
+    block, dtype, message = LIES[lie]
+    with pytest.raises(InvalidArgumentError, match="X has a " + message):
+        read(table(told(block, dtype)))
+
+
+@pytest.mark.parametrize("lie", [lie for lie in LIES if "rows" not in lie and lie != "nothing"])
+def test_map_refuses_blocks_that_are_not_what_dask_was_told(lie):
+    block, dtype, message = LIES[lie]
+    if lie == "an axis more":
+        message = "block of shape"
+    answer = table(told(block, dtype)).map(row_sum, "f8")
+    with pytest.raises(InvalidArgumentError, match="X has a " + message):
+        answer.compute(scheduler="synchronous")
+
+
+def test_weights_that_are_not_what_dask_was_told_are_refused():
+    weights = told(np.ones(9), "f8", (10,))
+    with pytest.raises(InvalidArgumentError, match=r"sample_weight has a block of shape \(9,\)"):
+        read(table(told(made((10, 5)), "f4"), weights))
+
+
+@pytest.mark.parametrize(
+    ("found", "dtype"), [("f8", "f4"), ("i8", "f4"), ("?", "u1"), ("u1", "i2"), ("O", "f8")]
+)
+def test_blocks_that_the_dtype_of_dask_holds_are_taken(found, dtype):
+    block = made((10, 5), "i1" if found == "O" else found).astype(found)
+    rows, _ = read(table(told(block, dtype)))
+    np.testing.assert_array_equal(rows, np.concatenate([block, block]).astype(dtype))
+
+
 def test_annotations_are_kept(client):
     worker = sorted(client.scheduler_info()["workers"])[1]
     with dask.annotate(workers=[worker], allow_other_workers=False):
