@@ -30,6 +30,7 @@ from dkmeans._lloyd_passes import Fit
 from dkmeans._passes import Passes
 from dkmeans._seeding import Seeding
 from dkmeans._tables import Table, table
+from dkmeans._tables_blocks import check_unmasked
 
 # What is kept as stored; other numbers become float64.
 _STORED = [np.float64, np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16]
@@ -204,6 +205,7 @@ class BaseKMeans(
         if check is not None:
             check(X)
         if sample_weight is not None:
+            check_unmasked("sample_weight", sample_weight)
             sample_weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )

@@ -11,7 +11,9 @@ from sklearn.utils.validation import _check_sample_weight
 from dkmeans import _model, _seeding
 from dkmeans._estimators import KMeans
 from dkmeans._estimators_base import BaseKMeans
+from dkmeans._estimators_checks import check_columns
 from dkmeans._estimators_minibatch import MiniBatchKMeans
+from dkmeans._tables_blocks import check_unmasked
 from dkmeans._validation import SourceError, check_integer
 
 
@@ -98,6 +100,8 @@ def kmeans_plusplus(
         If there are fewer rows than clusters, values that are not finite, or arguments that are
         not as said here.
     """
+    check_columns(X, "kmeans_plusplus")
+    check_unmasked("sample_weight", sample_weight)
     X = check_array(X, dtype=[np.float64, np.float32])  # noqa: N806 - scikit-learn's name
     check_integer("n_clusters", n_clusters, 1)
     if n_local_trials is not None:

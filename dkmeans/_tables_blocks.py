@@ -17,6 +17,7 @@ from dkmeans._validation import InvalidArgumentError
 # Of a block. What kernels need to work on one then fits the cache, and the allocator gives it back
 # and forth instead of asking the system for fresh pages each time.
 BLOCK_BYTES = 1 << 21
+_LEAVE_OUT = "astype('float64').filled(numpy.nan), and leave such rows out with missing='ignore'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class TablePiece(Piece):
             for region, (values, weights) in zip(self.windows, arrays, strict=True):
                 _check_shape("X", values, (*region.size, self.source.shape[-1]))
                 if weights is not None:
+                    check_unmasked("sample_weight", weights)
                     _check_shape("sample_weight", weights, region.size)
                 for start, stop, part in region.bands(BLOCK_BYTES // row_bytes):
                     its = None if weights is None else weights[start:stop]
@@ -158,9 +160,10 @@ class TablePiece(Piece):
 def check_unmasked(name: str, array: Any) -> None:
     """Raise if values are masked: what lies under the mask would be taken for data."""
     if np.ma.is_masked(array):
+        remedy = "filled(0)" if name == "sample_weight" else _LEAVE_OUT
         raise InvalidArgumentError(
             f"{name} has masked values, which are not supported: fill them, for example with "
-            "astype('float64').filled(numpy.nan), and leave such rows out with missing='ignore'."
+            f"{remedy}."
         )
 
 

@@ -133,6 +133,7 @@ def _plain(weights: Any) -> Any:
         weights = open_array(os.fspath(weights))
     if _is_a(weights, "zarr", "Array"):
         return StoredArray(ZarrSource.of(weights, np.dtype(np.float64)))
+    check_unmasked("sample_weight", weights)
     weights = np.asarray(weights)
     return weights if weights.dtype.kind in "cmMV" else weights.astype(np.float64)
 

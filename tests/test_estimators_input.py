@@ -186,6 +186,17 @@ def test_functions_refuse_what_is_not_finite():
         refused(lambda: function(with_value(np.nan), 3), ValueError, "NaN")  # noqa: B023 - called at once
 
 
+def test_kmeans_plusplus_refuses_what_classes_refuse():
+    masked = np.ma.array(ROWS, mask=ROWS > 1)
+    refused(lambda: kmeans_plusplus(masked, 3), InvalidArgumentError, "X has masked values")
+    weights = np.ma.array(np.ones(40), mask=np.arange(40) == 3)
+    words = ("sample_weight has masked values",)
+    ask = lambda: kmeans_plusplus(ROWS, 3, sample_weight=weights)  # noqa: E731 - as elsewhere
+    refused(ask, InvalidArgumentError, *words)
+    dates = ROWS.astype("datetime64[s]")
+    refused(lambda: kmeans_plusplus(dates, 3), InvalidArgumentError, "dtype datetime64")
+
+
 # Other things than numbers
 
 
@@ -388,6 +399,19 @@ def test_weights_whose_sum_no_float_holds(makers, kind, estimator):
     data = getattr(makers, kind)(ROWS * 1e-200)
     words = ("sample_weight", "1e\\+307", "[Ss]cale")
     refused(lambda: estimator.fit(data, sample_weight=weights), ValueError, *words)
+
+
+def test_masks_of_weights_are_not_passed_over(makers, kind, estimator):
+    make = {"collection": lambda w: [w[:20], w[20:]], "leading": lambda w: w.reshape(4, 10)}
+    make |= dict.fromkeys(("dask", "zarr", "path"), makers.dask_of_masked)
+    make = make.get(kind, np.ma.asarray)
+    data, weights = getattr(makers, kind)(ROWS), np.ones(40)
+    if kind in ("zarr", "path"):
+        data = da.from_zarr(data)
+    masked = make(np.ma.array(weights, mask=np.arange(40) == 23))
+    words = ("sample_weight has masked values", r"filled\(0\)")
+    refused(lambda: estimator.fit(data, sample_weight=masked), InvalidArgumentError, *words)
+    estimator.fit(data, sample_weight=make(np.ma.array(weights)))  # no value is
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "frame"])
