@@ -97,7 +97,7 @@ def opened(data: Any, weights: Any, feature_dim: str | None, name: str) -> Given
     elif _is_a(data, "dask.dataframe", "DataFrame"):
         names = list(data.columns)
         strings = all(isinstance(column, str) for column in names)
-        given = Given(data.to_dask_array(), _plain(weights), names if strings else None)
+        given = Given(_of_frame(data, name), _plain(weights), names if strings else None)
     else:
         given = Given(_array(data, name), _plain(weights))
     _check(given.array, name)
@@ -117,8 +117,31 @@ def _array(data: Any, name: str) -> Any:
     if _is_a(data, "dask.array", "Array") or _is_a(data, "zarr", "Array"):
         return data
     if _is_a(data, "dask.dataframe", "Series"):
-        return data.to_dask_array()
+        return _of_column(data)
     raise InvalidArgumentError(f"{name} is a {type(data).__name__}; it must be {_KINDS}.")
+
+
+def _of_frame(frame: Any, name: str) -> Any:
+    """Return the columns of a Dask frame as a Dask array."""
+    for column, dtype in frame.dtypes.items():
+        if not _is_of_pandas(dtype):
+            _check_dtype(dtype, f"{name}, in the column {column!r},")
+    of_pandas = {c: np.float64 for c, dtype in frame.dtypes.items() if _is_of_pandas(dtype)}
+    return (frame.astype(of_pandas) if of_pandas else frame).to_dask_array()
+
+
+def _of_column(series: Any) -> Any:
+    return (series.astype(np.float64) if _is_of_pandas(series.dtype) else series).to_dask_array()
+
+
+def _is_of_pandas(dtype: Any) -> bool:
+    """Return whether a column holds numbers, or categories, in a dtype that NumPy does not have.
+
+    They become floats, as for scikit-learn. Dask would make objects of numbers that may be missing,
+    and arbitrary integers of missing categories.
+    """
+    is_number = dtype.kind in _NUMBERS or dtype.name == "category"
+    return is_number and not isinstance(dtype, np.dtype)
 
 
 def _plain(weights: Any) -> Any:
@@ -126,7 +149,7 @@ def _plain(weights: Any) -> Any:
     if weights is None or _is_a(weights, "dask.array", "Array"):
         return weights
     if _is_a(weights, "dask.dataframe", "Series"):
-        return weights.to_dask_array()
+        return _of_column(weights)
     if _is_a(weights, "xarray", "DataArray"):
         return weights.data
     if isinstance(weights, str | os.PathLike):

@@ -381,6 +381,31 @@ def test_dask_frames_with_weights():
     assert model.cluster_centers_.tobytes() == expected.cluster_centers_.tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["Int16", "Float32", "int8[pyarrow]", "category", "boolean"])
+def test_dask_frames_of_dtypes_of_pandas(kind, dtype):
+    numbers = np.round(ROWS) > 0 if dtype == "boolean" else np.round(ROWS).astype(np.int64)
+    plain = pd.DataFrame(numbers, columns=list("abcd")).astype(dtype)
+    plain.iloc[7, 2] = None
+    expected = numbers.astype(np.float64)
+    expected[7, 2] = np.nan
+    weights = pd.Series(TRUE).astype("Int64")
+    frame, weights = (dd.from_pandas(data, npartitions=5) for data in (plain, weights))
+    model = kind(3, random_state=0, missing="ignore").fit(frame, sample_weight=weights)
+    in_memory = kind(3, random_state=0, missing="ignore").fit(expected, sample_weight=TRUE)
+    assert model.cluster_centers_.tobytes() == in_memory.cluster_centers_.tobytes()
+    np.testing.assert_array_equal(model.labels_, in_memory.labels_)
+    assert model.labels_[7].compute() == -1
+    with pytest.raises(ValueError, match="contains NaN"):
+        kind(3).fit(frame)
+
+
+@pytest.mark.parametrize("values", [["x"] * 600, pd.date_range("2020", periods=600)])
+def test_a_column_of_a_dask_frame_that_holds_no_numbers_is_named(kind, values):
+    frame = dd.from_pandas(pd.DataFrame({"a": TRUE, "b": values}), npartitions=2)
+    with pytest.raises(ValueError, match=r"X, in the column 'b', has the dtype (str|date)"):
+        kind(3).fit(frame)
+
+
 def test_polars(kind):
     polars = pytest.importorskip("polars")
     model = kind(3, random_state=0).fit(polars.DataFrame(ROWS, schema=list("abcd")))
