@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dkmeans._documents import Kind, check_kinds, decoded_all, encoded, shown
+from dkmeans._validation import InvalidArgumentError
 
 _KIND = Kind(
     "model",
@@ -50,10 +51,16 @@ def save(
     Raises
     ------
     InvalidArgumentError
-        If a parameter is a function or another object.
+        If a parameter is a function or another object, or the estimator of a class that is not
+        dkmeans's own, which `load` could not make again.
     OutputError
         If the file cannot be written.
     """
+    if estimator not in _BY_ESTIMATOR:
+        raise InvalidArgumentError(
+            f"the model is a {estimator}; only {' and '.join(_BY_ESTIMATOR)} can be saved so that "
+            "load knows them. Pickle it instead."
+        )
     state = parameters.get("random_state")
     if not isinstance(state, Integral):
         parameters = {**parameters, "random_state": None}

@@ -217,6 +217,13 @@ def test_a_parameter_that_is_no_data_is_refused(init, path):
     assert not path.exists()
 
 
+def test_a_class_that_load_does_not_know_is_refused(kind, path):
+    mine = type("Mine", (kind,), {})
+    with pytest.raises(InvalidArgumentError, match=r"is a Mine; only KMeans and MiniBatchKMeans"):
+        fitted(mine).save(path)
+    assert not path.exists()
+
+
 def test_a_file_can_be_read_by_whoever_may_read_others(path):
     mask = os.umask(0o027)
     try:
