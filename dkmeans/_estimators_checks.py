@@ -18,7 +18,7 @@ _NO_NUMBERS = ("m", "M", "V")  # NumPy's letters for durations, dates and record
 def is_rich(data: Any) -> bool:
     """Return whether data are of a kind that scikit-learn's checks do not know."""
     if isinstance(data, list | tuple) and data:
-        return getattr(data[0], "ndim", 0) >= _TABLE
+        return getattr(data[0], "ndim", 0) >= _TABLE or isinstance(data[0], str | os.PathLike)
     if isinstance(data, np.ndarray):
         return data.ndim > _TABLE and data.dtype != object
     return isinstance(data, str | os.PathLike) or type(data).__module__.startswith(_RICH)

@@ -517,6 +517,17 @@ def test_a_path_that_is_no_array(tmp_path, estimator, write, words, as_text):
     refused(lambda: model.predict(given), SourceError, f"^{path}: cannot be read", words)
 
 
+@pytest.mark.parametrize("as_text", [True, False])
+def test_paths_in_a_list_are_arrays(makers, estimator, as_text):
+    parts = [ROWS[:10], ROWS[10:]]
+    paths = [makers.path(part) for part in parts]
+    model = estimator.fit([str(path) for path in paths] if as_text else paths)
+    expected = type(estimator)(3, random_state=0).fit(parts)
+    assert model.cluster_centers_.tobytes() == expected.cluster_centers_.tobytes()
+    np.testing.assert_array_equal(computed(model.labels_), computed(expected.labels_))
+    refused(lambda: model.predict([*paths, "none.zarr"]), SourceError, "none.zarr does not exist")
+
+
 def test_a_group_instead_of_an_array(tmp_path, estimator):
     found = zarr.open_group(str(tmp_path / "g.zarr"), mode="w")
     refused(lambda: estimator.fit(found), InvalidArgumentError, "X is a Group; it must be")
