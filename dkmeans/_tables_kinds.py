@@ -118,6 +118,7 @@ def _array(data: Any, name: str) -> Any:
         return data
     if _is_a(data, "dask.dataframe", "Series"):
         return _of_column(data)
+    _check_dense(data, name)
     raise InvalidArgumentError(f"{name} is a {type(data).__name__}; it must be {_KINDS}.")
 
 
@@ -187,7 +188,8 @@ def _labelled(data: Any, weights: Any, feature_dim: str | None, name: str) -> Gi
     dims = data.dims[:-1]
     coords = {key: coord for key, coord in data.coords.items() if set(coord.dims) <= set(dims)}
     finish = partial(_relabelled, type(data), dims, coords)
-    return Given(data.data, _plain(weights), names if strings else None, finish)
+    array = _array(data.data, name)
+    return Given(array, _plain(weights), names if strings else None, finish)
 
 
 def _check_labels(data: Any, weights: Any) -> None:
@@ -229,11 +231,16 @@ def _check(array: Any, name: str) -> None:
             f"the last axis of {name} must hold the features."
         )
     _check_dtype(array.dtype, name)
-    meta = getattr(array, "_meta", None)  # what Dask's blocks are like
-    if hasattr(meta, "todense"):
+    _check_dense(array, name)
+
+
+def _check_dense(array: Any, name: str) -> None:
+    """Raise if an array, or what the blocks of a Dask array are like, is sparse."""
+    meta = getattr(array, "_meta", array)
+    if hasattr(type(meta), "todense"):  # a Delayed says that it has any attribute
         raise TypeError(
-            f"Sparse data was passed for {name}, but dense data is required: its blocks are "
-            f"{type(meta).__name__}. Make them dense, for example with "
+            f"Sparse data was passed for {name}, but dense data is required: it is of "
+            f"{type(meta).__name__}. Make it dense; the blocks of a Dask array, for example, with "
             "map_blocks(lambda block: block.todense())."
         )
 

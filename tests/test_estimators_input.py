@@ -240,6 +240,7 @@ def test_records(estimator):
     scipy.sparse.csr_matrix, scipy.sparse.csr_array, scipy.sparse.coo_matrix,
     lambda rows: da.from_array(rows, chunks=10).map_blocks(scipy.sparse.csr_matrix),
     lambda rows: da.from_array(rows, chunks=10).map_blocks(sparse.COO),
+    lambda rows: xr.DataArray(sparse.COO(rows)),
 ])  # fmt: skip
 def test_sparse_data(estimator, make):
     words = ("Sparse data was passed for X, but dense data is required", "dense")
