@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cached_property
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from dkmeans import _stores
 from dkmeans._documents import Kind, check_kinds, decoded_all, encoded, shown
 from dkmeans._frame import Frame, Ranges
 from dkmeans._lloyd_refine import Standing
+from dkmeans._passes_versions import version
 from dkmeans._tables import Table
 from dkmeans._validation import InvalidArgumentError
 
@@ -105,7 +105,7 @@ class Checkpoint:
     def belong(self, parameters: Mapping[str, Any], data: Table) -> None:
         """Tell what it belongs to: parameters by name, `n_clusters` among them, and data."""
         told = {name: _told(value) for name, value in parameters.items()}
-        self._parameters = {"dkmeans": metadata.version("dkmeans"), **told}
+        self._parameters = {"dkmeans": version(), **told}
         self._n_clusters, self._table = int(parameters["n_clusters"]), data
 
     def load(self) -> Standing | None:

@@ -41,11 +41,15 @@ def installed() -> Installed:
     for file in sorted(folder.rglob("*.py")):
         total.update(file.relative_to(folder).as_posix().encode() + b"\0")
         total.update(hashlib.sha256(file.read_bytes()).digest())
+    return Installed(version(), str(folder), total.hexdigest())
+
+
+def version() -> str:
+    """Return the version, or what to call one that has none, as a copy among other sources."""
     try:
-        version = metadata.version("dkmeans")
+        return metadata.version("dkmeans")
     except metadata.PackageNotFoundError:
-        version = "of no version"
-    return Installed(version, str(folder), total.hexdigest())
+        return "of no version"
 
 
 def refuse_others(client: Any, workers: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+from importlib import metadata
 
 import dask.array as da
 import numpy as np
@@ -206,6 +207,15 @@ def test_in_an_object_store_too(place, ending, monkeypatch):
     interrupted(ending, 1, ROWS, place)
     estimator().fit(ROWS, checkpoint=place)
     assert {"read", "write", "exists", "remove"} == set(calls)
+
+
+def test_in_a_dkmeans_without_metadata(place, ending, monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    interrupted(ending, 2, ROWS, place)
+    assert estimator().fit(ROWS, checkpoint=place).n_iter_
 
 
 # Another fit
