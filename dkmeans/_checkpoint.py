@@ -20,7 +20,7 @@ from dkmeans._frame import Frame, Ranges
 from dkmeans._lloyd_refine import Standing
 from dkmeans._passes_versions import version
 from dkmeans._tables import Table
-from dkmeans._validation import InvalidArgumentError
+from dkmeans._validation import InvalidArgumentError, OutputError
 
 _KIND = Kind(
     "checkpoint",
@@ -103,7 +103,18 @@ class Checkpoint:
         return True
 
     def belong(self, parameters: Mapping[str, Any], data: Table) -> None:
-        """Tell what it belongs to: parameters by name, `n_clusters` among them, and data."""
+        """Tell what it belongs to: parameters by name, `n_clusters` among them, and data.
+
+        Raises
+        ------
+        OutputError
+            If it would lie among the files of the data, which it would change.
+        """
+        for folder in data.folders:
+            if _stores.is_below(self.place, folder):
+                raise OutputError(
+                    f"{self.place}: lies inside the source {folder}; choose another place."
+                )
         told = {name: _told(value) for name, value in parameters.items()}
         self._parameters = {"dkmeans": version(), **told}
         self._n_clusters, self._table = int(parameters["n_clusters"]), data

@@ -185,6 +185,8 @@ class KMeans(BaseKMeans):
         ------
         InvalidArgumentError
             If the checkpoint belongs to a fit of other parameters or data.
+        OutputError
+            If the checkpoint cannot be written, or would lie among the files of the data.
         SourceError
             If what is at its place is no checkpoint, or a damaged one.
         ValueError

@@ -182,9 +182,7 @@ def _resumable(kept: Checkpoint) -> Iterator[None]:
 
 def _refuse_confusion(data: str, model: str, checkpoint: str) -> None:
     """Refuse outputs in the place of something else that a fit needs, or of a folder."""
-    sources = [data if _stores.is_url(data) else Path(data)]
-    refuse_among("model", model, sources)
-    refuse_among("checkpoint", checkpoint, sources)  # among its files, the data would change
+    refuse_among("model", model, [data if _stores.is_url(data) else Path(data)])
     if not _stores.is_url(model) and Path(model).is_dir():
         raise OutputError(f"{model}: is a folder; choose the name of a file.")
     if os.path.realpath(checkpoint) == os.path.realpath(model):

@@ -52,6 +52,21 @@ def below(place: Place, name: str) -> Place:
     return f"{place}/{name}".rstrip("/") if is_url(place) else Path(place, name)
 
 
+def is_below(place: Place, folder: str) -> bool:
+    """Return whether a place is a folder or URL, or lies in it.
+
+    Examples
+    --------
+    >>> is_below("s3://bucket/a/b", "s3://bucket/a"), is_below("s3://bucket/ab", "s3://bucket/a")
+    (True, False)
+    >>> is_below("a/b/../c", "a"), is_below("a/../b", "a"), is_below("a", "s3://bucket/a")
+    (True, False, False)
+    """
+    if is_url(place) or is_url(folder):
+        return f"{place}/".startswith(f"{folder.rstrip('/')}/")
+    return Path(place).resolve().is_relative_to(Path(folder).resolve())
+
+
 def names(place: Place) -> set[str]:
     """Return the names of the files, folders and objects directly below a place.
 

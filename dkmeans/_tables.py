@@ -20,7 +20,7 @@ from dkmeans import _tables_kept as kept
 from dkmeans._tables_arrays import MemoryRows, RowArray, RowFunction
 from dkmeans._tables_blocks import Block, TablePiece
 from dkmeans._tables_dask import DaskRows, ZarrRows, memory_as_dask, settle
-from dkmeans._tables_fingerprints import fingerprint
+from dkmeans._tables_fingerprints import fingerprint, folder_of
 from dkmeans._tables_kinds import Given, block_dtype, opened
 from dkmeans._tables_regions import Regions
 from dkmeans._validation import InvalidArgumentError
@@ -111,6 +111,12 @@ class Table:
             for index, (array, first) in enumerate(zip(self._read, firsts, strict=False))
             if array.n_rows
         ]
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders and URLs of all arrays in Zarr, those of weights among them."""
+        arrays = [a for part in self._given for a in (part.array, part.weights) if a is not None]
+        return [folder for array in arrays if (folder := folder_of(array)) is not None]
 
     def fingerprint(self) -> str:
         """Return a text that changes when data or weights do; see `_tables_fingerprints`.

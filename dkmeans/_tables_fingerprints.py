@@ -44,12 +44,23 @@ def fingerprint(array: Any) -> str:
     elif dask.is_dask_collection(array):
         told = _of_looks(array)
     else:
-        is_opened = not isinstance(array, StoredArray)
-        told = _of_zarr(ZarrSource.of(array, array.dtype) if is_opened else array.source)
+        told = _of_zarr(_source_of(array))
     digest = hashlib.blake2b(digest_size=16)
     for part in (str(tuple(array.shape)), str(array.dtype), *told):
         digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()
+
+
+def folder_of(array: Any) -> str | None:
+    """Return the folder or URL of an array in Zarr; None of any other."""
+    if isinstance(array, np.ndarray) or dask.is_dask_collection(array):
+        return None
+    source = _source_of(array)
+    return source.name if isinstance(source.store, str) else None
+
+
+def _source_of(array: Any) -> ZarrSource:
+    return array.source if isinstance(array, StoredArray) else ZarrSource.of(array, array.dtype)
 
 
 def _of_memory(array: npt.NDArray[Any]) -> Iterator[str]:

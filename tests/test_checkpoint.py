@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dkmeans import KMeans, _checkpoint, _summary_rows
+from dkmeans._passes import Passes
 from dkmeans._validation import DkmeansError, InvalidArgumentError, OutputError, SourceError
 
 K = 5
@@ -207,6 +208,23 @@ def test_in_an_object_store_too(place, ending, monkeypatch):
     interrupted(ending, 1, ROWS, place)
     estimator().fit(ROWS, checkpoint=place)
     assert {"read", "write", "exists", "remove"} == set(calls)
+
+
+def test_a_place_among_the_data_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Passes, "run", None)
+    rows = zarr.create_array(tmp_path / "rows.zarr", data=ROWS, chunks=(1000, 3))
+    weights = zarr.create_array(tmp_path / "w.zarr", data=WEIGHTS, chunks=(1000,))
+    before = sorted(tmp_path.rglob("*"))
+    for data, weighted, place in (
+        (tmp_path / "rows.zarr", None, tmp_path / "rows.zarr" / "c" / "fit"),
+        (rows, None, str(tmp_path / "rows.zarr" / "fit")),
+        ([ROWS, rows], None, tmp_path / "a" / ".." / "rows.zarr" / "fit"),
+        (rows, weights, tmp_path / "w.zarr" / "fit"),
+        (da.from_zarr(rows), weights, tmp_path / "w.zarr" / "fit"),
+    ):
+        with pytest.raises(OutputError, match=r"lies inside the source .*choose another place"):
+            estimator().fit(data, sample_weight=weighted, checkpoint=place)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_in_a_dkmeans_without_metadata(place, ending, monkeypatch):

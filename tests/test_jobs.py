@@ -276,7 +276,8 @@ def test_no_checkpoint_where_the_model_goes(folder):
 def test_no_checkpoint_among_the_data(place, folder):
     result = run("fit", "rows.zarr", "m.json", "-k", "4", "--checkpoint", place)
     assert result.exit_code == 1
-    assert f"{place}: lies inside the source rows.zarr; choose another place" in result.stderr
+    source = folder / "rows.zarr"
+    assert f"{place}: lies inside the source {source}; choose another place" in result.stderr
     assert left(folder) == []
 
 
