@@ -9,7 +9,9 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import cached_property
+from functools import cached_property, partial
+from numbers import Real
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -214,14 +216,46 @@ class Checkpoint:
 
 
 def _told(value: Any) -> str:
-    """Return a parameter as a text that is another one for another value."""
-    if callable(value):
-        module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
-        return f"{module}.{name or type(value).__qualname__}"
+    """Return a parameter as a text: the same for equal values, and another for others.
+
+    A function is known by its name, its code and the numbers, texts and arrays that it was made
+    with; what it looks up when it is called is not seen, nor what other objects hold.
+    """
     if isinstance(value, np.ndarray):
-        digest = hashlib.blake2b(np.ascontiguousarray(value).tobytes(), digest_size=16).hexdigest()
-        return f"array {value.shape} {value.dtype} {digest}"
-    return repr(value.item() if isinstance(value, np.generic) else value)
+        return f"array {value.shape} {value.dtype} {_digest(np.ascontiguousarray(value).tobytes())}"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or isinstance(value, str | Real):
+        return repr(value)
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_told, value))})"
+    if isinstance(value, partial):
+        return f"partial {_told((value.func, *value.args, *value.keywords.items()))}"
+    named = value if hasattr(value, "__qualname__") else type(value)
+    name = f"{named.__module__}.{named.__qualname__}"
+    if not isinstance(value, FunctionType):
+        return name
+    inner = tuple(cell.cell_contents for cell in value.__closure__ or ())
+    members = *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).items(), *inner
+    told = [_told(each) for each in members if each is not value]
+    return f"{name} {_digest(f'{_told_of_code(value.__code__)} {told}'.encode(), 4)}"
+
+
+def _told_of_code(code: CodeType) -> str:
+    """Return what code does, wherever it is written."""
+    constants = [
+        _told_of_code(each) if isinstance(each, CodeType)
+        else sorted(map(repr, each)) if isinstance(each, frozenset)  # in no order
+        else repr(each)
+        for each in code.co_consts
+    ]  # fmt: skip
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
+
+
+def _digest(content: bytes, size: int = 16) -> str:
+    return hashlib.blake2b(content, digest_size=size).hexdigest()
 
 
 def _texts(name: str, members: Any) -> dict[str, str]:

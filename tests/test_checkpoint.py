@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+from functools import partial
 from importlib import metadata
 
 import dask.array as da
@@ -255,9 +256,60 @@ def test_other_parameters_are_refused(parameters, name, place, ending):
     assert place.read_bytes() == before
 
 
-def test_what_changes_no_result_may_differ(place, ending):
-    interrupted(ending, 2, ROWS, place)
-    estimator(copy_x=False, algorithm="elkan", tol=np.float64(1e-6)).fit(ROWS, checkpoint=place)
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [({}, {"copy_x": False, "algorithm": "elkan", "tol": np.float64(1e-6)}),
+     ({"tol": 0, "max_iter": np.int64(30)}, {"tol": 0.0, "max_iter": 30})],
+)  # fmt: skip
+def test_what_changes_no_result_may_differ(before, now, place, ending):
+    interrupted(ending, 2, ROWS, place, **before)
+    estimator(**now).fit(ROWS, checkpoint=place)
+
+
+def first_rows(n, step=1):
+    """Another function for each step, all of one name."""
+
+    def init(X, n_clusters, random_state):  # noqa: N803, ARG001 - scikit-learn's names
+        return X[:n:step]
+
+    return init
+
+
+def given_rows(X, n_clusters, random_state, start=0):  # noqa: N803, ARG001 - scikit-learn's names
+    return X[start : start + n_clusters]
+
+
+def code_of(body):
+    """The function that a file of this text defines."""
+    names = {"__name__": "their_module"}
+    exec(f"def init(X, n_clusters, random_state):\n    {body}", names)  # noqa: S102 - ours
+    return names["init"]
+
+
+@pytest.mark.parametrize(
+    ("init", "same", "others"),
+    [
+        (first_rows(K), first_rows(K), [first_rows(2 * K, 2), given_rows]),
+        (
+            partial(given_rows, start=2),
+            partial(given_rows, start=np.int64(2)),
+            [partial(given_rows, start=3), partial(first_rows(K)), given_rows],
+        ),
+        (
+            code_of("return X[:n_clusters]"),
+            code_of("\n    return X[:n_clusters]"),
+            [code_of("return X[1:][:n_clusters]"), code_of("return X[2:][:n_clusters]")],
+        ),
+    ],
+    ids=["closure", "partial", "edited"],
+)
+def test_functions_are_the_same_if_they_do_the_same(init, same, others, place, ending):
+    interrupted(ending, 2, ROWS, place, init=init, n_init=1)
+    for other in others:
+        with pytest.raises(InvalidArgumentError, match="other parameters: init was"):
+            estimator(init=other, n_init=1).fit(ROWS, checkpoint=place)
+    assert estimator(init=same, n_init=1).fit(ROWS, checkpoint=place).n_iter_
+    assert not place.exists()
 
 
 def changed(rows, where, value):
