@@ -57,6 +57,7 @@ def fit(table: Table, n_clusters: int, where: Room) -> Needs:
         n = n_partitions(table.pieces, per_worker=COUNTED_PER_WORKER)
         counts = table_bytes(table.n_features)
         count = Pass("count", n, blocks + counts, store, counts)
+        # Where colours are fewer than clusters, the pass that follows keeps hardly anything.
         return Needs((count,), counts + summary_bytes(table.n_features, table.n_rows), _LIBRARIES)
     sample = min(table.n_rows, limit) * (row_bytes + _COLUMNS)
     n = n_partitions(table.pieces)

@@ -169,6 +169,17 @@ def test_rows_of_fewer_colours_than_clusters_are_read_again(
     assert as_ran(plan)[: len(ran)] == ran
 
 
+@pytest.mark.usefixtures("small_summaries")
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_rows_of_fewer_colours_than_clusters_are_not_kept(monkeypatch):
+    looks, look = [], _summary_rows.look
+    monkeypatch.setattr(_summary_rows, "MIDDLE", 16)
+    monkeypatch.setattr(_summary_rows, "look", lambda *args: looks.append(look(*args)) or looks[-1])
+    rows = np.repeat((np.arange(9000) % 3)[:, None], 3, 1).astype(np.uint8)
+    assert sorted(dkmeans.KMeans(4).fit(rows).counts_) == [0, 3000, 3000, 3000]
+    assert [len(found.sample.rows) for found in looks] == [17]
+
+
 @pytest.fixture(scope="module")
 def model(table, tmp_path_factory):
     """Of the table."""
