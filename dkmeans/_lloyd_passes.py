@@ -25,7 +25,7 @@ from dkmeans._summary_rows import RowSummary
 from dkmeans._tables import Table, table
 from dkmeans._tables_blocks import blocks
 
-_IN_PART = 2400  # rows a cluster; of so many, restarts run on a part
+IN_PART = 2400  # rows a cluster; of so many, restarts run on a part
 COUNTED_PER_WORKER = 2  # partitions of colours; each has a table of counts
 _COLOUR_BANDS = (1, 3)
 _AT_A_TIME = 1 << 16  # colours
@@ -69,7 +69,7 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     # Rows drawn of many that all weigh the same stand for as many each: they count once.
     weights = sample.weights if data.is_weighted else None
     ranges = None if is_sample else look.ranges
-    in_part = is_sample or len(sample.rows) >= _IN_PART * options.n_clusters
+    in_part = is_sample or len(sample.rows) >= IN_PART * options.n_clusters
     in_order = is_sample and not is_given
     summary = RowSummary(sample.rows, weights, in_part=in_part, in_order=in_order, ranges=ranges)
     if not is_sample:

@@ -86,11 +86,14 @@ class Needs:
         What the process that started the job holds at its peak between passes, in bytes.
     libraries
         What it has resident before, as the client of a cluster on this machine: measured.
+    given
+        What the data take that it holds already, where they lie in its memory.
     """
 
     passes: tuple[Pass, ...]
     client: int
     libraries: int
+    given: int = 0
 
     def of_worker(self, n_threads: int) -> int:
         """Return the peak of a worker of a cluster that runs so many tasks at once, in bytes."""
@@ -111,7 +114,7 @@ class Needs:
             n = min(n_threads, each.n_partitions)
             results = (n if each.is_sum else 1) * each.result
             in_passes.append(each.shared + n * each.task + results)
-        return max(WORKER, self.libraries) + max(self.client, *in_passes)
+        return self.given + max(WORKER, self.libraries) + max(self.client, *in_passes)
 
 
 @dataclass(frozen=True)
@@ -179,20 +182,25 @@ def room() -> Room:
 
 
 def available() -> int:
-    """Return how much memory this process can have: what it has already, and what is available."""
-    free = int(psutil.virtual_memory().available)
+    """Return how much memory this process can have: what it has already, and what is free."""
+    return free() + int(psutil.Process().memory_info().rss)
+
+
+def free() -> int:
+    """Return how much more memory processes can have."""
+    found = int(psutil.virtual_memory().available)
     try:  # in a container
         most = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
         used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
         kept = (_CGROUP / "memory.stat").read_text(encoding="ascii").split()
         used -= int(kept[kept.index("inactive_file") + 1])  # which the system gives back
-        free = min(free, most - used)
+        found = min(found, most - used)
     except (OSError, ValueError):  # there is no such group, or its limit is "max"
         pass
-    return max(0, free) + int(psutil.Process().memory_info().rss)
+    return max(0, found)
 
 
-def refuse_beyond(job: str, find: Callable[[Room], Needs]) -> None:
+def refuse_beyond(job: str, find: Callable[[Room], Needs], where: Room | None = None) -> None:
     """Raise if a job needs more memory than there is where it would run.
 
     Parameters
@@ -201,13 +209,15 @@ def refuse_beyond(job: str, find: Callable[[Room], Needs]) -> None:
         What to call it in messages.
     find
         Returns what it needs there.
+    where
+        Where it would run, if not where the active scheduler runs jobs.
 
     Raises
     ------
     InsufficientMemoryError
         With the numbers, and what to give instead.
     """
-    where = room()
+    where = where or room()
     if where.limit is None:
         return
     needs = find(where)

@@ -37,7 +37,7 @@ def fit(data: Any, n_clusters: int, max_iter: int, *, calibrate: bool) -> Plan:
         raise InvalidArgumentError(
             f"n_clusters is {n_clusters}, but there are {rows.n_rows} rows; choose no more."
         )
-    room = _needs.room()
+    room = _needs_tables.room_of(rows)
     limit = _summary_rows.size(n_clusters, rows.n_features, rows.dtype.itemsize)
     passes = _planned(rows, n_clusters, limit, max_iter)
     needs = _needs_tables.fit(rows, n_clusters, room)
@@ -56,7 +56,7 @@ def predict(data: Any, model: str | Path, *, calibrate: bool) -> Plan:
         raise InvalidArgumentError(str(error)) from error
     if not rows.n_rows:
         raise InvalidArgumentError(f"the data have no rows (shape {rows.shape}).")
-    room = _needs.room()
+    room = _needs_tables.room_of(rows)
     n_clusters = len(estimator.cluster_centers_)
     pieces, _, _ = rows.tiles(ROWS_OF_A_CHUNK)
     write = PlannedPass.over("predict", _passes.partition(pieces))

@@ -57,6 +57,13 @@ class Tiles:
         return np.ascontiguousarray(self.values[places // LANES, :, places % LANES])
 
 
+def bytes_of(n: int, d: int, dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Return how much the tiles of (n, d) points take, and how much while they are made."""
+    wide = _dtype_of(dtype)
+    tiles = n * d * wide.itemsize * (LANES + 8) // LANES  # with boxes, as they come and by groups
+    return tiles, tiles + (0 if dtype == wide else n * d * wide.itemsize)
+
+
 def of(points: Points, n_clusters: int) -> Tiles:
     """Return points as tiles, from which so many clusters are chosen.
 
@@ -96,7 +103,7 @@ def _made(points: Points, *, are_sorted: bool) -> Tiles:
     as fast; so that squares neither overflow nor vanish, they are brought to about one, by a power
     of two.
     """
-    dtype = np.dtype(np.float64 if points.dtype == np.float64 else np.float32)
+    dtype = _dtype_of(points.dtype)
     scale = dtype.type(1)
     points = points.astype(dtype, copy=False)
     if dtype == np.float32:
@@ -109,6 +116,10 @@ def _made(points: Points, *, are_sorted: bool) -> Tiles:
         neighbours.sort(points, LANES, order)
         tiles = _tiled(points, order, scale, values)
     return tiles
+
+
+def _dtype_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 def _tiled(points: Points, order: Int32, scale: Any, values: Points) -> Tiles:

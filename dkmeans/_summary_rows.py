@@ -22,7 +22,7 @@ MIN_ROWS = 1 << 17
 ROWS_PER_CLUSTER = 5000
 MAX_BYTES = 1 << 29
 MIDDLE = 1 << 14  # rows, to tell where the middle of all is
-_START_SHARE = 8  # restarts run on one row in so many of a sample
+START_SHARE = 8  # restarts run on one row in so many of a sample
 
 
 def size(n_clusters: int, n_features: int, itemsize: int) -> int:
@@ -107,7 +107,7 @@ class RowSummary:
         if self.weights is not None and (self.weights == 1).all():
             self.weights = None
         n = len(self.rows)
-        self.depths: tuple[int, ...] = (n // _START_SHARE, n) if in_part else (n,)
+        self.depths: tuple[int, ...] = (n // START_SHARE, n) if in_part else (n,)
         if ranges is None or not self.is_as_given:
             ranges = steps.ranges_of(self.rows, self.weights)
         weighted = self.weights is not None

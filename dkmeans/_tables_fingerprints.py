@@ -39,7 +39,7 @@ def fingerprint(array: Any) -> str:
         If it cannot be looked at.
     """
     if isinstance(array, np.ndarray):
-        whole = _map(array)
+        whole = mapped(array)
         told = _of_memory(array) if whole is None else _of_map(array, whole)
     elif dask.is_dask_collection(array):
         told = _of_looks(array)
@@ -82,7 +82,7 @@ def _hash(values: npt.NDArray[np.uint8]) -> str:
     return hashlib.blake2b(values.data, digest_size=16).hexdigest()
 
 
-def _map(array: Any) -> Any:
+def mapped(array: Any) -> Any:
     """Return the map that an array is or shows a part of; None if no file tells what it holds."""
     whole = None
     while array is not None:

@@ -362,6 +362,64 @@ def test_what_steps_keep_of_rows_in_memory_is_reckoned(monkeypatch, d, k, weight
     assert found.passes[-1].shared >= reckoned
 
 
+@pytest.mark.parametrize("kind", ["array", "list"])
+@pytest.mark.parametrize(
+    ("dtype", "k", "n_equal"),
+    [("f4", 4, 0), ("f4", 4, 9), ("f4", 40, 9), ("f8", 4, 0), ("u1", 4, 0), ("u1", 40, 0)],
+)
+def test_what_rows_take_that_are_solved_whole_is_reckoned(dtype, k, n_equal, kind):
+    rows = np.random.default_rng(0).normal(100, 20, size=(40_000, 50)).astype(dtype)
+    rows[:n_equal] = rows[-1]
+    data = rows if kind == "array" else [rows[:9000], rows[9000:]]
+    model = dkmeans.KMeans(k, max_iter=2, random_state=0)
+    model.fit(data)  # kernels are loaded
+    tracemalloc.start()
+    try:
+        model.fit(data)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    reckoned = _needs_tables.fit(table_of(data), k, CLUSTER)
+    assert reckoned.given == rows.nbytes
+    # What is held in Python's own memory, and by each thread, comes on top, and does not grow.
+    assert most <= reckoned.client + (1 << 20)
+    # Only where some are equal, which nobody knows before, rows are joined, and so copied.
+    assert reckoned.client <= (1.7 if n_equal or k == 40 else 4) * most
+
+
+def test_data_in_memory_are_planned_for_where_they_are(monkeypatch, model):
+    monkeypatch.setattr(_needs, "room", lambda: CLUSTER)
+    rows = np.zeros((50_000, 8), np.float32)
+    limits = []
+    for options in ({"n_clusters": 3}, {"model": model}):
+        plan = dkmeans.plan(rows, calibrate=False, **options)
+        assert (plan.n_workers, plan.n_threads) == (1, dask.system.CPU_COUNT)
+        assert plan.memory_client == plan.memory_worker > rows.nbytes
+        assert plan.fits
+        limits.append(plan.memory_limit)
+    assert min(limits) > rows.nbytes
+    assert dkmeans.plan(da.from_array(rows), n_clusters=3, calibrate=False).n_workers == 2
+
+
+def test_data_in_memory_that_cannot_be_fitted_are_refused(monkeypatch, tmp_path, ran):
+    rows = np.random.default_rng(0).normal(size=(50_000, 64))
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    needed = [_needs_tables.fit(table_of(data), 3, CLUSTER) for data in (rows, mapped)]
+    assert [each.given for each in needed] == [rows.nbytes, 0]
+    more = needed[0].client
+    monkeypatch.setattr(_needs, "free", lambda: more - 1)
+    for data in (rows, mapped, rows.reshape(50, 1000, 64)):
+        assert not dkmeans.plan(data, n_clusters=3, calibrate=False).fits
+        for kind in (dkmeans.KMeans, dkmeans.MiniBatchKMeans):
+            with pytest.raises(InsufficientMemoryError, match=r"fit needs .* are available"):
+                kind(3).fit(data)
+    assert not ran
+    dkmeans.KMeans(3, max_iter=1).fit(rows[:1000])  # so little is not looked at
+    monkeypatch.setattr(_needs, "free", lambda: more)
+    assert dkmeans.KMeans(3, max_iter=1).fit(rows).n_passes_ == len(ran) - 1
+
+
 def test_jobs_that_cannot_fit_do_nothing(monkeypatch, pictures, table, tmp_path, ran):
     monkeypatch.setattr(_needs, "room", lambda: replace(CLUSTER, limit=200 * MIB))
     jobs = {
