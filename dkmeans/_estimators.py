@@ -70,7 +70,7 @@ class KMeans(BaseKMeans):
     counts_
         (n_clusters,): the rows of each cluster, int64; with weights their weight, float64.
     n_passes_
-        How often `fit` read the data.
+        How often `fit` read the data; once to find chunk sizes of Dask's that are unknown.
     stop_reason_
         "converged", "tol", "max_iter", or "stopped" by a callback.
     n_missing_
@@ -217,6 +217,7 @@ class KMeans(BaseKMeans):
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         report = Report(self, progress)
         passes = Passes(report)
+        passes.n_passes += bool(data.unsized)
         options = Options(
             n_clusters=self.n_clusters,
             init=init,

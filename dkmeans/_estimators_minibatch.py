@@ -149,6 +149,7 @@ class MiniBatchKMeans(BaseKMeans):
         _needs_tables.check_fit(data, self.n_clusters)
         report = Report(self, progress)
         passes = Passes(report)
+        passes.n_passes += bool(data.unsized)
         rng = check_random_state(self.random_state)
         fitted = _minibatch.fit(passes, data, self._options(data, rng, report))
         self._adopt(fitted.fit, passes, data)

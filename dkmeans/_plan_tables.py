@@ -41,6 +41,11 @@ def fit(data: Any, n_clusters: int, max_iter: int, *, calibrate: bool) -> Plan:
     limit = _summary_rows.size(n_clusters, rows.n_features, rows.dtype.itemsize)
     passes = _planned(rows, n_clusters, limit, max_iter)
     needs = _needs_tables.fit(rows, n_clusters, room)
+    if rows.unsized:
+        read = [piece for piece in rows.pieces if piece.index in rows.unsized]
+        nbytes = sum(piece.nbytes for piece in read)
+        n_chunks = sum(len(piece.windows) for piece in read)
+        passes = (PlannedPass("find sizes", (1, 1), nbytes, n_chunks), *passes)
     seconds = None
     if calibrate and rows.pieces[0].inputs is None:
         seconds = _seconds(rows, n_clusters, limit, passes, room.n_workers * room.n_threads)

@@ -55,6 +55,8 @@ class Table:
         Whether rows have weights.
     names
         Of the features; None where they have none.
+    unsized
+        The numbers of the arrays whose chunks have unknown sizes: to find them, these are read.
     """
 
     def __init__(self, given: Sequence[Given], *, is_collection: bool) -> None:
@@ -70,6 +72,7 @@ class Table:
             uuid.uuid4().hex
         )  # of another table even if it is of the same arrays: they may change
         self._rows = [_rows(part, self.dtype, name, i) for i, part in enumerate(given)]
+        self.unsized = {i for i, array in enumerate(self._rows) if not array.is_sized}
         weakref.finalize(self, kept.forget, name)
 
     @cached_property

@@ -143,6 +143,27 @@ def test_data_that_are_solved_in_memory_are_read_once(rows, names, ran):
     assert as_ran(plan) == ran
 
 
+@pytest.mark.parametrize("kind", ["array", "list", "batches"])
+def test_the_read_that_finds_sizes_of_chunks_counts(kind, ran):
+    reads = []
+
+    def block(values):
+        reads.append(len(values))
+        return values
+
+    rows = da.from_array(np.random.default_rng(0).normal(size=(1000, 4)), chunks=(100, 4))
+    data = rows[rows[:, 0] > 0].map_blocks(block, meta=np.empty((0, 4)))
+    data = [data, rows] if kind == "list" else data
+    options = {"compute_labels": False} if kind == "batches" else {}
+    model = (dkmeans.MiniBatchKMeans if options else dkmeans.KMeans)(2, **options).fit(data)
+    assert model.n_passes_ == len(reads) / 10 == len(ran) + 1 == 2
+    plan = dkmeans.plan(data, n_clusters=2)
+    assert plan.n_passes == (2, 2)
+    assert as_ran(plan)[1:] == ran
+    n_rows = sum(reads) // 3
+    assert as_ran(plan)[0] == ("find sizes", n_rows * 4 * 8, 10)
+
+
 @pytest.fixture
 def small_summaries(monkeypatch):
     """Let few rows be more than a summary holds."""
