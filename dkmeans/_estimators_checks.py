@@ -62,12 +62,11 @@ class Finite:
         with np.errstate(invalid="ignore", over="ignore"):
             if np.isfinite(values.sum(dtype=np.float64)):
                 return
-        bad = np.isinf(values) if self.missing == "ignore" else ~np.isfinite(values)
-        rows = np.flatnonzero(bad.any(axis=1))
+        rows, what, hint = np.flatnonzero(np.isinf(values).any(axis=1)), "infinity", ""
+        if not rows.size and self.missing == "error":
+            rows, what = np.flatnonzero(np.isnan(values).any(axis=1)), "NaN"
+            hint = "; see its parameter missing"
         if rows.size:
-            row = values[rows[0]]
-            what = "NaN" if np.isnan(row).any() else "infinity"
-            hint = "; see its parameter missing" if what == "NaN" else ""
             raise ValueError(
                 f"Input X contains {what}: {rows.size} rows, the first is row {rows[0]} of "
                 f"{len(values)}{self.place}. {self.name} takes finite values only{hint}."

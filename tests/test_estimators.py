@@ -529,6 +529,19 @@ def test_lazy_rows_that_will_not_do_are_found_when_computed(method):
         answer.compute()
 
 
+@pytest.mark.parametrize("missing", ["error", "ignore"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_infinity_is_named_where_there_is_nan_too(missing, lazy):
+    rows = rows_with(np.nan, 3, 7)
+    rows[7, 0], rows[7, 1:] = -np.inf, np.nan
+    model = KMeans(3, random_state=0, missing=missing).fit(normal(20, 3))
+    for call in (model.predict, model.transform, KMeans(3, missing=missing).fit):
+        with pytest.raises(ValueError, match=r"contains infinity.* first .*row 7") as caught:
+            np.asarray(call(da.from_array(rows, chunks=20) if lazy else rows))
+        assert "NaN" not in str(caught.value)
+        assert "missing" not in str(caught.value)
+
+
 # Weights
 
 
