@@ -55,7 +55,8 @@ class KMeans(BaseKMeans):
     missing
         "error", or "ignore": leave out rows with NaN; their label is -1.
     feature_dim
-        The name of the dimension of a DataArray that holds the features; by default the last.
+        The name of the dimension of a DataArray that holds the features; by default the last. A
+        model so fitted also takes other arrays, of which the last axis holds them.
 
     Attributes
     ----------

@@ -24,7 +24,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dkmeans import _lloyd_passes, _model
 from dkmeans._estimators_callbacks import CallbackSupportMixin
-from dkmeans._estimators_checks import Finite, check_columns, is_rich
+from dkmeans._estimators_checks import Finite, check_columns, has_dims, is_rich
 from dkmeans._frame import Centers, Float64, Frame, Ranges
 from dkmeans._lloyd_passes import Fit
 from dkmeans._passes import Passes
@@ -194,8 +194,10 @@ class BaseKMeans(
                 self.__dict__.pop(name, None)
         if isinstance(X, np.ndarray) and not X.dtype.isnative:
             X = X.astype(X.dtype.newbyteorder("="))  # noqa: N806 - scikit-learn's name
+        # Once fitted, data that name no dimensions will do too: of these the last is the features.
+        feature_dim = self.feature_dim if reset or has_dims(X) else None
         if is_rich(X):
-            data = table(X, sample_weight, self.feature_dim)
+            data = table(X, sample_weight, feature_dim)
             self._check_features(data, reset=reset)
             return data
         check_columns(X, type(self).__name__)
@@ -209,7 +211,7 @@ class BaseKMeans(
             sample_weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-        return table(X, sample_weight, self.feature_dim)
+        return table(X, sample_weight, feature_dim)
 
     def _check_features(self, data: Table, *, reset: bool) -> None:
         """Take over, or compare, the number and names of features."""

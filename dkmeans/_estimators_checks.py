@@ -24,6 +24,12 @@ def is_rich(data: Any) -> bool:
     return isinstance(data, str | os.PathLike) or type(data).__module__.startswith(_RICH)
 
 
+def has_dims(data: Any) -> bool:
+    """Return whether data, or some of a list, name their dimensions."""
+    some = data if isinstance(data, list | tuple) else [data]
+    return any(type(each).__module__.startswith("xarray") for each in some)
+
+
 def check_columns(data: Any, estimator: str) -> None:
     """Refuse tables that scikit-learn would make numbers of without sense, or not explain.
 

@@ -18,7 +18,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dkmeans import KMeans, MiniBatchKMeans
+from dkmeans import InvalidArgumentError, KMeans, MiniBatchKMeans, load
 
 CENTERS = np.array([[0.0, 0, 0, 0], [8, 0, 8, 0], [0, 8, 0, 8]])
 TRUE = np.arange(600) % 3
@@ -446,6 +446,21 @@ def test_raster_with_bands_first(kind, is_lazy):
     distances = model.transform(raster)
     assert distances.dims == ("y", "x", "cluster")
     assert (distances.argmin("cluster") == labels).all()
+
+
+def test_a_model_of_a_raster_takes_rows_without_names(kind, tmp_path):
+    kind(3, random_state=0, feature_dim="band").fit(bands()).save(tmp_path / "model.json")
+    model = load(tmp_path / "model.json")
+    expected = kind(3, random_state=0).fit(ROWS)
+    for rows in (ROWS, pd.DataFrame(ROWS), da.from_array(ROWS), ROWS.reshape(20, 30, -1), [ROWS]):
+        np.testing.assert_array_equal(np.ravel(model.predict(rows)), expected.predict(ROWS))
+    assert model.score(ROWS) == expected.score(ROWS)
+    assert model.transform(ROWS).tobytes() == expected.transform(ROWS).tobytes()
+    wrong = np.ascontiguousarray(ROWS.reshape(20, 30, -1).transpose(2, 0, 1))
+    with pytest.raises(ValueError, match=r"X has 30 features, but .* is expecting 4"):
+        model.predict(wrong)
+    with pytest.raises(InvalidArgumentError, match="it must be a dimension of X"):
+        model.predict(bands().rename(band="channel"))
 
 
 def test_names_along_the_features(kind):
