@@ -40,7 +40,7 @@ _FITTED = (
     "cluster_centers_", "counts_", "inertia_", "n_iter_", "n_passes_", "stop_reason_",
     "n_missing_", "n_features_in_", "feature_names_in_", "n_steps_",
 )  # fmt: skip
-_LARGEST = float(np.finfo(np.float64).max)
+_LARGEST, _LEAST = float(np.finfo(np.float64).max), float(np.finfo(np.float64).tiny)
 
 
 class BaseKMeans(
@@ -279,6 +279,12 @@ class BaseKMeans(
             raise ValueError(
                 f"sample_weight is at most {ranges.heaviest:.3g}, too small for float64 to weigh "
                 "anything with. Scale the weights."
+            )
+        if 0 < extent < math.sqrt(_LEAST / ranges.heaviest):
+            raise ValueError(
+                f"Input X contains values too near each other (at most {2 * extent:.3g} apart, the "
+                f"largest weight {ranges.heaviest:.3g}): their squared distances vanish in "
+                "float64. Scale them."
             )
 
     def _check_some(self, data: Table) -> None:

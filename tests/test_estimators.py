@@ -431,6 +431,21 @@ def test_values_whose_distances_cannot_be_held(kind):
 
 
 @BOTH
+@pytest.mark.parametrize(
+    ("scale", "weight"), [(2.0**-600, None), (2.0**-441, 2.0**-664), (2.0**-300, 2.0**-500)]
+)
+def test_values_whose_weighted_distances_vanish(kind, scale, weight):
+    rows = np.vstack([normal(30, 2) * scale, (normal(30, 2) + 10) * scale])
+    weights = None if weight is None else np.full(60, weight)
+    with pytest.raises(ValueError, match=r"values too near each other .*Scale them"):
+        kind(2).fit(rows, sample_weight=weights)
+    kind(1).fit(np.full((60, 2), scale), sample_weight=weights)  # these are not near, but equal
+    larger = rows / scale * 2.0**-490 / (weight or 1) ** 0.5
+    model = kind(2, random_state=0).fit(larger, sample_weight=weights)
+    assert sorted(np.bincount(np.ravel(model.labels_[:30]))) in ([30], [0, 30])
+
+
+@BOTH
 @FITS
 def test_fewer_rows_than_clusters(kind, method):
     with pytest.raises(ValueError, match="n_samples=4 should be >= n_clusters=5"):
