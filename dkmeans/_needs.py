@@ -58,9 +58,8 @@ class Pass:
         """Return what the results take that a worker holds at once.
 
         Of each level of the tree of merges all but one of those that are merged at once may wait;
-        where the lowest are merged it has them all, a copy of one, and one that is being sent; the
-        only one of a single task is copied and sent too.
-        What is not summed is there whole, copied in part, and as it is sent.
+        where the lowest are merged it has them all, and a copy of one.
+        What is not summed is there whole, and as it is merged.
         """
         if not self.is_sum:
             return _COPIES * self.result
@@ -68,10 +67,10 @@ class Pass:
         while n > 1:
             held += min(n, MERGED_AT_ONCE) - 1
             n = -(-n // MERGED_AT_ONCE)
-        return (held + 2) * self.result
+        return (held + 1) * self.result
 
 
-_COPIES = 4  # of all results: those waiting, a part of them copied, as merged, and as sent
+_COPIES = 2  # of all results: those waiting, and as merged
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from conftest import local_cluster
 from PIL import Image
 
 import dkmeans
-from dkmeans import _jobs, _needs, _needs_tables, _summary_rows, _summary_steps
+from dkmeans import _jobs, _needs, _needs_tables, _summary_looks, _summary_rows, _summary_steps
 from dkmeans._cli import cli
 from dkmeans._frame import Frame, Ranges
 from dkmeans._needs import Needs, Pass, Room
@@ -193,9 +193,11 @@ def test_rows_of_fewer_colours_than_clusters_are_read_again(
 @pytest.mark.usefixtures("small_summaries")
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 def test_rows_of_fewer_colours_than_clusters_are_not_kept(monkeypatch):
-    looks, look = [], _summary_rows.look
+    looks, look = [], _summary_looks.look
     monkeypatch.setattr(_summary_rows, "MIDDLE", 16)
-    monkeypatch.setattr(_summary_rows, "look", lambda *args: looks.append(look(*args)) or looks[-1])
+    monkeypatch.setattr(
+        _summary_looks, "look", lambda *args: looks.append(look(*args)) or looks[-1]
+    )
     rows = np.repeat((np.arange(9000) % 3)[:, None], 3, 1).astype(np.uint8)
     assert sorted(dkmeans.KMeans(4).fit(rows).counts_) == [0, 3000, 3000, 3000]
     assert [len(found.sample.rows) for found in looks] == [17]
@@ -301,10 +303,10 @@ def needs(task, result=0, n=1, **options):
 
 def test_results_that_wait_are_counted():
     few, many = needs(0, result=1, n=1), needs(0, result=1, n=24)
-    assert few.of_worker(1) - WORKER == 1 + 2
-    assert many.of_worker(1) - WORKER == 4 + 3 + 1 + 2  # of 24, 6 and 2; a copy, and one sent
+    assert few.of_worker(1) - WORKER == 1 + 1
+    assert many.of_worker(1) - WORKER == 4 + 3 + 1 + 1  # of 24, 6 and 2; and a copy
     whole = needs(0, result=100, n=24, is_sum=False)
-    assert whole.of_worker(1) - WORKER == 400
+    assert whole.of_worker(1) - WORKER == 200
     assert needs(10, n=9).of_threads(4) == WORKER + 40
 
 
