@@ -191,8 +191,9 @@ def free() -> int:
     try:  # in a container
         most = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
         used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-        kept = (_CGROUP / "memory.stat").read_text(encoding="ascii").split()
-        used -= int(kept[kept.index("inactive_file") + 1])  # which the system gives back
+        told = (_CGROUP / "memory.stat").read_text(encoding="ascii").split()
+        kept = (told[told.index(f"{name}_file") + 1] for name in ("inactive", "active"))
+        used -= sum(map(int, kept))  # of files that were read, which the system gives back
         found = min(found, most - used)
     except (OSError, ValueError):  # there is no such group, or its limit is "max"
         pass

@@ -5,6 +5,7 @@ import os
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import dask.array as da
@@ -471,6 +472,18 @@ def test_labels_that_cannot_fit_are_not_begun(monkeypatch, table, model, tmp_pat
 def test_what_is_available_holds_what_this_process_has():
     resident = psutil.Process().memory_info().rss
     assert resident / 2 < _needs.available() <= psutil.virtual_memory().total + resident
+
+
+def test_what_is_kept_of_files_is_free_in_a_container(monkeypatch, tmp_path):
+    stat = f"anon {300 * MIB}\ninactive_file {500 * MIB}\nactive_file {1000 * MIB}\n"
+    told = {"max": f"{2000 * MIB}\n", "current": f"{1800 * MIB}\n", "stat": stat}
+    for name, content in told.items():
+        (tmp_path / f"memory.{name}").write_text(content)
+    monkeypatch.setattr(_needs, "_CGROUP", tmp_path)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=9000 * MIB))
+    assert _needs.free() == 1700 * MIB
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _needs.free() == 9000 * MIB
 
 
 # The command
