@@ -375,6 +375,21 @@ def test_a_palette_with_too_many_colours(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"palette": "p.gpl"}, "palette is of type str; it must be a dkmeans.Palette"),
+        ({"palette": np.zeros((2, 3))}, "palette is of type ndarray; it must be"),
+        ({"staging": 5}, "staging is '5'; it must be an existing folder"),
+    ],
+)
+def test_options_of_other_types(tmp_path, option, words):
+    png(tmp_path / "a.png")
+    with pytest.raises(InvalidArgumentError, match=words):
+        quantize(tmp_path / "a.png", tmp_path / "out.png", **option)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
     ("init", "words"),
     [
         ("random", "init is 'random'; it must be one of k-means++"),
@@ -382,6 +397,7 @@ def test_a_palette_with_too_many_colours(tmp_path):
         ([[1, 2, 3], [4, 5, np.nan]], "all finite"),
         ([[1, 2, 3], [4, 5]], "init is no array of numbers"),
         (["a", "b"], "init is no array of numbers"),
+        ([[1, 2, 3], [4, 5, 6j]], "init is no array of numbers"),
     ],
 )
 def test_bad_starts(tmp_path, init, words):

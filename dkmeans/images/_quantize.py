@@ -187,11 +187,7 @@ def quantize(
     failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
     refuse_failed(failures, len(found))
     target = target_of(output, found, is_single=is_single)
-    most = max_colors(target.kind)
-    if palette is not None:
-        check_integer("the number of colours in palette", len(palette), 1, most)
-    else:
-        check_integer("n_colors", n_colors, 2, most, f"for a {target.kind} output")
+    _check_colors(n_colors, palette, target.kind)
     readable = [image.source for image in found if image.source is not None]
     bands = max(source.shape[2] for source in readable)
     _needs.check_quantize(readable, bands, n_colors, palette)
@@ -292,12 +288,25 @@ def _check_options(  # noqa: PLR0917 - private, called once
         raise InvalidArgumentError(f"not yet supported: dither {dither!r}; use 'none'.")
 
 
+def _check_colors(n_colors: Any, palette: Any, kind: str) -> None:
+    most = max_colors(kind)
+    if palette is None:
+        check_integer("n_colors", n_colors, 2, most, f"for a {kind} output")
+        return
+    if not isinstance(palette, Palette):
+        raise InvalidArgumentError(
+            f"palette is of type {type(palette).__name__}; it must be a dkmeans.Palette, such as "
+            "Palette.load reads from a file."
+        )
+    check_integer("the number of colours in palette", len(palette), 1, most)
+
+
 def _check_init(init: Any, n_colors: int, bands: int) -> Float64 | None:
     if isinstance(init, str):
         check_choice("init", init, ("k-means++",))
         return None
     try:
-        centers = np.array(init, np.float64)
+        centers = np.asarray(init).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(f"init is no array of numbers ({error}).") from error
     if centers.shape != (n_colors, bands) or not np.isfinite(centers).all():

@@ -100,7 +100,8 @@ def staging_folder(
     OutputError
         If nothing can be made in it.
     """
-    if wanted is not None and not Path(wanted).is_dir():
+    is_path = isinstance(wanted, str | os.PathLike)
+    if wanted is not None and not (is_path and Path(wanted).is_dir()):
         raise InvalidArgumentError(f"staging is {str(wanted)!r}; it must be an existing folder.")
     place = scratch if wanted is None else Path(wanted)
     if place is None:
