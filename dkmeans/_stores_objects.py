@@ -144,7 +144,10 @@ def writing(url: str) -> Iterator[None]:
 
 
 def _again(ask: Callable[[], T]) -> T:
-    """Ask what can be asked twice, again if an answer was cut off: obstore does not, of lists."""
+    """Ask what can be asked twice, again if an answer was cut off.
+
+    Obstore does not, where objects are listed or removed.
+    """
     for pause in _PAUSES:
         try:
             return ask()
@@ -285,7 +288,7 @@ def remove(url: str) -> None:
     """Remove an object, if it is there."""
     store, key = _object(url)
     with explained(_obstore().exceptions, url, OutputError, "removed"):
-        _obstore().delete(store, key)
+        _again(lambda: _obstore().delete(store, key))
 
 
 def exists(url: str) -> bool:

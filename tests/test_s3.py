@@ -235,6 +235,16 @@ def test_all_below_a_folder_is_removed(s3):
     assert _stores_objects.names_below(s3) == {"in-not"}
 
 
+@pytest.mark.parametrize("kind", ["503", "cut", "lost", "half"])
+def test_objects_are_removed_in_spite_of_troubles(s3, proxy, kind):
+    for place, remove in (("a", _stores_objects.remove), ("in/a", _stores_objects.remove_below)):
+        _stores.write(f"{s3}/{place}", b"1")
+        proxy.trouble = [Trouble(kind, 2, ("POST", "DELETE"))]
+        remove(f"{s3}/{place.removesuffix('/a')}")
+    assert proxy.befallen == 4
+    assert _stores_objects.names_below(s3) == set()
+
+
 def test_lists_survive_troubles(s3, proxy):
     for i in range(3):
         _stores.write(f"{s3}/in/{i}", b"1")
