@@ -129,6 +129,9 @@ class Lock:
         while not self._over.wait(_BEAT):
             try:
                 if not self._renewed():
+                    _log.warning(
+                        "%s: another job has taken it over; this one will fail.", self._output
+                    )
                     return
             except DkmeansError as error:  # it may be reached again the next time
                 _log.warning("The lock of %s could not be renewed: %s", self._output, error)

@@ -293,10 +293,11 @@ def test_a_lock_that_was_left_is_taken_over_by_one(s3):
 
 
 @pytest.mark.usefixtures("_fast")
-def test_who_lost_a_lock_knows(s3):
+def test_who_lost_a_lock_knows(s3, caplog):
     with held(f"{s3}/lock", "out") as lock:
         _stores.write(f"{s3}/lock", b"{}")
         lock._thread.join(10)
+        assert "out: another job has taken it over; this one will fail" in caplog.text
         with pytest.raises(OutputError, match="another job has taken it over"):
             lock.check()
     assert _stores.read(f"{s3}/lock") == b"{}"
