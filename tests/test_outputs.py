@@ -411,6 +411,19 @@ def test_urls_among_the_sources_are_refused(output, message):
         refuse_among("output", output, sources)
 
 
+@pytest.mark.parametrize("job", [quantize, ingest])
+def test_links_that_go_in_circles(tmp_path, job):
+    loop, picture = tmp_path / "loop.zarr", tmp_path / "a.png"
+    loop.symlink_to(loop.name)
+    Image.new("RGB", (5, 4)).save(picture)
+    with pytest.raises(SourceError, match=r"loop\.zarr: cannot be read \(Too many levels"):
+        job(loop, tmp_path / "out.zarr")
+    with pytest.raises(OutputError, match=r"loop\.zarr: no such folder"):
+        job(picture, loop / "out.zarr")
+    report = job([picture, loop], tmp_path / "out.zarr").report
+    assert [entry.error is None for entry in report] == [True, False]
+
+
 @pytest.mark.parametrize("source", ["d.zarr/in", "link", "*/in"])
 @pytest.mark.parametrize("job", [quantize, ingest])
 def test_a_store_is_not_replaced_while_a_source_lies_in_it(tmp_path, job, source):

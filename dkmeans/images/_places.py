@@ -79,8 +79,13 @@ def refuse_replacing(existing: Sequence[Place], found: Sequence[Found]) -> None:
             raise OutputError(f"{place}: holds a source; choose another place.")
 
 
+def real_path(path: Place) -> Path:
+    """Return a path without links; unlike `Path.resolve` also one of links that go in circles."""
+    return Path(os.path.realpath(path))
+
+
 def _absolute(place: Place) -> PurePath:
-    return PurePosixPath(place) if _stores.is_url(place) else Path(place).resolve()
+    return PurePosixPath(place) if _stores.is_url(place) else real_path(place)
 
 
 def _is_pattern(place: Place) -> bool:
