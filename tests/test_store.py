@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dkmeans._palette import Palette
 from dkmeans._tiling import Window, grid
 from dkmeans._validation import SourceError
-from dkmeans.images import _sources, _store, _store_source, _store_state
+from dkmeans.images import _sources, _store, _store_source, _store_state, quantize
 from dkmeans.images._listing import Image
 from dkmeans.images._packed import PackedWriter
 from dkmeans.images._store import ArrayWriter
@@ -328,6 +328,16 @@ def test_an_array_is_listed_once_for_all_its_images(store, monkeypatch):
     for _, source in _store_source.probe(store):
         source.fingerprint()
     assert listed == [f"{store}/images/0", f"{store}/packed/1"]
+
+
+def test_labels_are_no_pictures(photo, tmp_path):
+    """Nor is an indexed PNG or TIFF: their numbers are no colours."""
+    zarr.create_array(str(tmp_path / "in/a.zarr"), data=photo)
+    quantize(tmp_path / "in/a.zarr", tmp_path / "in/labels.zarr", n_colors=5)
+    with pytest.raises(SourceError, match=r"labels\.zarr: not yet supported: labels with"):
+        _store_source.probe(tmp_path / "in/labels.zarr")
+    report = quantize(tmp_path / "in", tmp_path / "out", n_colors=5).report
+    assert [entry.error is None for entry in report] == [True, False]
 
 
 def test_images_of_a_store(store, photo):

@@ -200,8 +200,8 @@ def probe(path: str | Path) -> list[tuple[str, ZarrSource]]:
     listing = dict(node.attrs).get("dkmeans")
     if listing is None:
         raise SourceError(
-            f"{path}: a Zarr group without a list of images; give the path of an array in it (of "
-            "labels there is one for each source), or ingest again if an ingest was interrupted."
+            f"{path}: a Zarr group without a list of images; give the path of an array in it (not "
+            "of labels), or ingest again if an ingest was interrupted."
         )
     return list(_probe_group(path, node, listing))
 
@@ -215,6 +215,10 @@ def _probe_array(path: str, array: Any) -> ZarrSource:
         raise SourceError(
             f"{path}: not yet supported: a Zarr array of shape {array.shape} and dtype "
             f"{array.dtype}; give (height, width), or (height, width, 1 or 3), as uint8."
+        )
+    if "palette" in array.attrs:
+        raise SourceError(
+            f"{path}: not yet supported: labels with a palette; give the picture that they are of."
         )
     if 0 in array.shape:
         raise SourceError(f"{path}: has no pixels (shape {array.shape}).")
