@@ -7,22 +7,18 @@ between them: where the store was out of reach for a while, nobody could write.
 
 import json
 import logging
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from dkmeans import _stores_objects as objects
+from dkmeans._stores_marks import MOST, mark, marked, refusal
 from dkmeans._validation import DkmeansError, OutputError
 
-_FORMAT = "dkmeans-lock"
 _BEAT = 5.0  # seconds between two writes of who holds it
 _LOOKS = 5  # that find the same, a beat apart: then it is nobody's
-_MOST = 4096  # bytes read of a lock
 
 _Seen = tuple[bytes, str]  # what it holds, and its ETag
 
@@ -35,13 +31,7 @@ class Lock:
     def __init__(self, url: str, output: str) -> None:
         self._url = url
         self._output = output
-        self._mark = {
-            "format": _FORMAT,
-            "token": secrets.token_hex(8),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        }
+        self._mark = {**mark(), "token": secrets.token_hex(8)}
         self._beats = 0
         self._etag = ""
         self._is_lost = False
@@ -108,18 +98,15 @@ class Lock:
             if now is None:
                 return None
             if now != first:
-                raise OutputError(
-                    f"{self._output}: another job is writing it ({_holder(now)}); wait for it, or "
-                    "choose another name."
-                )
+                raise OutputError(refusal(self._output, now[0]))
         return None if first is None else first[1]
 
     def _seen(self) -> _Seen | None:
-        return objects.look(self._url, _MOST)
+        return objects.look(self._url, MOST)
 
     def _is_own(self, seen: _Seen) -> bool:
         """Return whether a lock is ours: it is not as it was where an answer got lost."""
-        return _mark(seen).get("token") == self._mark["token"]
+        return bool(marked(seen[0]).get("token") == self._mark["token"])
 
     def _data(self) -> bytes:
         self._beats += 1
@@ -147,23 +134,6 @@ class Lock:
                     etag = seen[1] if seen else ""
                 self._etag = etag
             return not self._is_lost
-
-
-def _mark(seen: _Seen) -> dict[str, Any]:
-    """Return what a lock tells of its holder; nothing if it was written by something else."""
-    try:
-        mark = json.loads(seen[0])
-    except ValueError:
-        return {}
-    return mark if isinstance(mark, dict) else {}
-
-
-def _holder(seen: _Seen) -> str:
-    mark = _mark(seen)
-    try:
-        return f"process {int(mark['pid'])} on {mark['host']!s:.100}"
-    except (ValueError, KeyError, TypeError):
-        return "which one cannot be told"
 
 
 @contextmanager

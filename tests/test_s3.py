@@ -344,8 +344,12 @@ def test_a_lock_that_is_given_back_while_it_is_looked_at_is_taken(s3, monkeypatc
     with held(f"{s3}/lock", "out") as lock:
         lock.check()
     _stores.write(f"{s3}/lock", b"of one that is about to end")
-    meanwhile(monkeypatch, lambda: _stores.write(f"{s3}/lock", b'{"pid": 7, "host": "next"}'))
-    with pytest.raises(OutputError, match=r"another job is writing it \(process 7 on next\)"):
+    meanwhile(
+        monkeypatch, lambda: _stores.write(f"{s3}/lock", b'{"pid": 7, "host": "h", "since": "now"}')
+    )
+    with pytest.raises(
+        OutputError, match=r"another job is writing it \(process 7 on h, since now\)"
+    ):
         Lock(f"{s3}/lock", "out").take()
 
 

@@ -10,21 +10,18 @@ import logging
 import os
 import secrets
 import shutil
-import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from dkmeans._stores import Place, sync_folder, writing
+from dkmeans._stores_marks import MOST, mark, refusal
 from dkmeans._validation import OutputError, SourceError, note_kept
 
 LOCK = "dkmeans.lock"  # its presence tells that the folder is ours
-_FORMAT = "dkmeans-lock"
 _REPLACED = "replaced"
 _TRIES = 20  # a job that ends removes the file which the next one has just opened
-_MOST = 4096  # bytes read of a lock
 
 _log = logging.getLogger("dkmeans")
 
@@ -179,12 +176,9 @@ def _entered(place: Path, output: Path) -> int:
         except FileNotFoundError:
             continue  # the folder was removed by the job before
         if not _try_lock(descriptor):
-            holder = _holder(descriptor)
+            signed = _signed(descriptor)
             os.close(descriptor)
-            raise OutputError(
-                f"{output}: another job is writing it ({holder}); wait for it, or choose another "
-                "name."
-            )
+            raise OutputError(refusal(output, signed))
         if _is_there(descriptor, place / LOCK):
             _sign(descriptor)
             return descriptor
@@ -229,26 +223,19 @@ def _is_there(descriptor: int, path: Path) -> bool:
 
 def _sign(descriptor: int) -> None:
     """Write into the lock who holds it. Its first byte is the one that Windows locks."""
-    mark = {
-        "format": _FORMAT,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.truncate(descriptor, 0)
-    os.write(descriptor, b" " + json.dumps(mark).encode())
+    os.write(descriptor, b" " + json.dumps(mark()).encode())
     os.lseek(descriptor, 0, os.SEEK_SET)
 
 
-def _holder(descriptor: int) -> str:
-    """Tell who holds a lock."""
+def _signed(descriptor: int) -> bytes:
+    """Return what stands in a lock."""
     try:
         os.lseek(descriptor, 1, os.SEEK_SET)
-        mark = json.loads(os.read(descriptor, _MOST))
-        return f"process {int(mark['pid'])} on {mark['host']!s:.100}, since {mark['since']!s:.30}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "which one cannot be told"
+        return os.read(descriptor, MOST)
+    except OSError:
+        return b""
 
 
 def _leave(place: Path, descriptor: int) -> None:
