@@ -173,7 +173,7 @@ class BaseKMeans(
         whole = replace(check, place="")
         data = self._table(X, None, reset=False, check=whole)
         if isinstance(X, np.ndarray) and X.ndim > _TABLE:
-            whole(X.reshape(-1, X.shape[-1]))
+            whole(X)
         return data, check
 
     def _table(

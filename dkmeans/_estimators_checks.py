@@ -1,5 +1,6 @@
 """Checks of what users give to estimators, beside scikit-learn's."""
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,10 @@ def check_columns(data: Any, estimator: str) -> None:
 
 @dataclass(frozen=True)
 class Finite:
-    """Refuses blocks with infinite values, or with NaN unless it is to be ignored."""
+    """Refuses rows with infinite values, or with NaN unless it is to be ignored.
+
+    Rows may have any number of leading axes, and so need not be copied to lie along one.
+    """
 
     name: str
     missing: str
@@ -68,12 +72,13 @@ class Finite:
         with np.errstate(invalid="ignore", over="ignore"):
             if np.isfinite(values.sum(dtype=np.float64)):
                 return
-        rows, what, hint = np.flatnonzero(np.isinf(values).any(axis=1)), "infinity", ""
+        rows, what, hint = np.flatnonzero(np.isinf(values).any(axis=-1)), "infinity", ""
         if not rows.size and self.missing == "error":
-            rows, what = np.flatnonzero(np.isnan(values).any(axis=1)), "NaN"
+            rows, what = np.flatnonzero(np.isnan(values).any(axis=-1)), "NaN"
             hint = "; see its parameter missing"
         if rows.size:
+            n = math.prod(values.shape[:-1])
             raise ValueError(
                 f"Input X contains {what}: {rows.size} rows, the first is row {rows[0]} of "
-                f"{len(values)}{self.place}. {self.name} takes finite values only{hint}."
+                f"{n}{self.place}. {self.name} takes finite values only{hint}."
             )

@@ -728,6 +728,23 @@ def test_bytes_are_not_copied_as_floats(kind):
     assert peak < labels + 3 * rows.nbytes  # a copy as float32 has four times the bytes
 
 
+@BOTH
+def test_a_part_of_a_raster_is_labelled_without_a_copy(kind):
+    raster = np.random.default_rng(0).random((8, 1000, 1001))
+    part = np.moveaxis(raster[:, :, 1:], 0, -1)  # no view of it has its rows along one axis
+    model = kind(4, random_state=0).fit(part[:40, :40])
+    tracemalloc.start()
+    try:
+        labels = model.predict(part)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < labels.nbytes + part.nbytes / 4
+    part[700, 30, 5] = np.nan
+    with pytest.raises(ValueError, match=r"NaN: 1 rows, the first is row 700030 of 1000000\. "):
+        model.predict(part)
+
+
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_rows_that_are_not_all_in_memory_twice(dtype):
     # Larger than a summary: refined in passes, from the same centres to the same end.
