@@ -92,7 +92,8 @@ def kmeans_plusplus(
     Returns
     -------
     centers, indices
-        (n_clusters, d) in the dtype of `X`, and (n_clusters,) int64: ``centers == X[indices]``.
+        (n_clusters, d), float32 for float32 data, else float64; and (n_clusters,) int64:
+        ``centers == X[indices]``.
 
     Raises
     ------
