@@ -190,20 +190,25 @@ def rows(values: Any, dtype: np.dtype[Any], n_features: int) -> npt.NDArray[Any]
     array = np.asarray(values)
     # Kernels would read what lies behind the rows.
     _check_shape("X", array, (*array.shape[:-1], n_features))
-    if not _is_held(array.dtype, dtype):
-        raise InvalidArgumentError(
-            f"X has a block of dtype {array.dtype} where it tells of {dtype}, which does not hold "
-            "such numbers: give Dask the dtype that blocks have, for example as that of map_blocks."
-        )
-    array = np.ascontiguousarray(array, dtype)
+    array = _converted(array, dtype)
     return array.reshape(math.prod(array.shape[:-1]), n_features)
 
 
-def _is_held(found: np.dtype[Any], dtype: np.dtype[Any]) -> bool:
-    """Return whether numbers of one dtype become those of another, but for rounding to floats."""
-    if found.kind == "O":
-        return dtype.kind == "f"  # each object is looked at, or raises
-    return np.can_cast(found, dtype, "same_kind" if dtype.kind == "f" else "safe")
+def _converted(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return numbers in a dtype, or raise unless it holds them, but for rounding to floats."""
+    to_floats = dtype.kind == "f"
+    is_safe = np.can_cast(array.dtype, dtype, "same_kind" if to_floats else "safe")
+    if is_safe or (to_floats and array.dtype.kind == "O"):
+        return np.ascontiguousarray(array, dtype)
+    if array.dtype.kind in "iufO":
+        with np.errstate(invalid="ignore"):  # of NaN, which is not equal
+            found = np.ascontiguousarray(array, dtype)
+        if np.array_equal(found, array):
+            return found
+    raise InvalidArgumentError(
+        f"X has a block of dtype {array.dtype} where it tells of {dtype}, which does not hold its "
+        "numbers: give Dask the dtype that blocks have, for example as that of map_blocks."
+    )
 
 
 @dataclass(frozen=True, eq=False)

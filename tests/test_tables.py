@@ -445,7 +445,8 @@ LIES = {
     "nothing": (None, "f4", r"block of shape \(\)"),
     "floats as integers": (np.full((10, 5), 0.5), "u1", "block of dtype float64 where .* uint8"),
     "integers as short ones": (np.full((10, 5), 300), "u1", "block of dtype int64 .*map_blocks"),
-    "signed as unsigned": (made((10, 5), "i1"), "u1", "block of dtype int8 where .* uint8"),
+    "NaN as an integer": (np.full((10, 5), np.nan), "i2", "block of dtype float64 where .* int16"),
+    "signed as unsigned": (np.full((10, 5), -1, "i1"), "u1", "block of dtype int8 where .* uint8"),
     "complex numbers": (made((10, 5)) * 1j, "f8", "block of dtype complex64 where .* float64"),
 }
 
@@ -482,7 +483,16 @@ def test_weights_that_are_not_what_dask_was_told_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("found", "dtype"), [("f8", "f4"), ("i8", "f4"), ("?", "u1"), ("u1", "i2"), ("O", "f8")]
+    ("found", "dtype"),
+    [
+        ("f8", "f4"),
+        ("i8", "f4"),
+        ("?", "u1"),
+        ("u1", "i2"),
+        ("O", "f8"),
+        ("i8", "u1"),
+        ("f8", "u1"),
+    ],
 )
 def test_blocks_that_the_dtype_of_dask_holds_are_taken(found, dtype):
     block = made((10, 5), "i1" if found == "O" else found).astype(found)
