@@ -112,8 +112,9 @@ class Checkpoint:
         OutputError
             If it would lie among the files of the data, which it would change.
         """
+        place = _stores.absolute(self.place)
         for folder in data.folders:
-            if _stores.is_below(self.place, folder):
+            if place.is_relative_to(_stores.absolute(folder)):
                 raise OutputError(
                     f"{self.place}: lies inside the source {folder}; choose another place."
                 )

@@ -190,7 +190,7 @@ class BaseKMeans(
         forgotten, so that a fit that fails leaves no model.
         """
         if reset:
-            for name in (*_FITTED, "labels_"):
+            for name in (*_FITTED, "labels_", "_n_features_out"):
                 self.__dict__.pop(name, None)
         if isinstance(X, np.ndarray) and not X.dtype.isnative:
             X = X.astype(X.dtype.newbyteorder("="))  # noqa: N806 - scikit-learn's name

@@ -243,7 +243,7 @@ def _of_cancelled(client: Any, where: str, name: str, error: BaseException) -> s
         return _of_lost(where, "the connection broke off")
     return (
         f"pass {name}: somebody has cancelled the work, or restarted the workers of the cluster; "
-        "run again."
+        "run again, and persist again what was persisted there."
     )
 
 

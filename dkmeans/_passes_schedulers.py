@@ -2,7 +2,6 @@
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ import dask.local
 import dask.system
 import dask.threaded
 
+from dkmeans._passes_locks import Lock
 from dkmeans._validation import ClusterError, check_choice, check_integer
 
 # Dask's names for its own schedulers.
@@ -21,7 +21,7 @@ _IN_PROCESSES = ("processes", "multiprocessing")
 _ON_A_CLUSTER = ("distributed", "dask.distributed")
 
 _PID = os.getpid()
-_CONFIGURING = threading.RLock()
+_CONFIGURING = Lock()
 
 
 def _name() -> str | None:

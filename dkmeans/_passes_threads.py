@@ -3,8 +3,6 @@
 Dask's schedulers take as long as such a step to begin and end a graph.
 """
 
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,21 +55,3 @@ def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 @lru_cache(maxsize=1)
 def _pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, "dkmeans")
-
-
-class Lock:
-    """A lock that is free in a forked process: a thread that has it in the parent is not there."""
-
-    def __init__(self) -> None:
-        self._renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew)
-
-    def _renew(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _needs, _needs_tables, _passes, _summary_rows
+from dkmeans._estimators import KMeans
+from dkmeans._estimators_base import BaseKMeans
 from dkmeans._estimators_functions import load
 from dkmeans._frame import Centers, Frame, Ranges
 from dkmeans._lloyd_passes import COUNTED_PER_WORKER, is_colour
 from dkmeans._plan_clock import rate, some, spread
 from dkmeans._plan_passes import Plan, PlannedPass
-from dkmeans._tables import Table, TablePiece, table
+from dkmeans._tables import Table, TablePiece
 from dkmeans._tables_zarr import ROWS_OF_A_CHUNK
 from dkmeans._validation import InvalidArgumentError, check_integer
 
@@ -30,9 +32,7 @@ def fit(data: Any, n_clusters: int, max_iter: int, *, calibrate: bool) -> Plan:
     """Plan `KMeans.fit`."""
     check_integer("n_clusters", n_clusters, 1)
     check_integer("max_iter", max_iter, 1)
-    rows = table(data)
-    if not rows.n_rows:
-        raise InvalidArgumentError(f"the data have no rows (shape {rows.shape}).")
+    rows = _rows(KMeans(n_clusters), data, reset=True)
     if n_clusters > rows.n_rows:
         raise InvalidArgumentError(
             f"n_clusters is {n_clusters}, but there are {rows.n_rows} rows; choose no more."
@@ -52,15 +52,21 @@ def fit(data: Any, n_clusters: int, max_iter: int, *, calibrate: bool) -> Plan:
     return _told("fit", rows, passes, needs, room, 0, seconds)
 
 
-def predict(data: Any, model: str | Path, *, calibrate: bool) -> Plan:
-    """Plan the writing of labels by a model."""
-    estimator = load(model)
+def _rows(estimator: BaseKMeans, data: Any, *, reset: bool) -> Table:
+    """Return data as an estimator takes them; some there must be."""
     try:
-        rows = estimator._table(data, None, reset=False)  # noqa: SLF001 - of a class of ours
+        rows = estimator._table(data, None, reset=reset)  # noqa: SLF001 - of a class of ours
     except ValueError as error:  # scikit-learn's own
         raise InvalidArgumentError(str(error)) from error
     if not rows.n_rows:
         raise InvalidArgumentError(f"the data have no rows (shape {rows.shape}).")
+    return rows
+
+
+def predict(data: Any, model: str | Path, *, calibrate: bool) -> Plan:
+    """Plan the writing of labels by a model."""
+    estimator = load(model)
+    rows = _rows(estimator, data, reset=False)
     room = _needs_tables.room_of(rows)
     n_clusters = len(estimator.cluster_centers_)
     pieces, _, _ = rows.tiles(ROWS_OF_A_CHUNK)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from dkmeans._kernels import neighbours
 from dkmeans._kernels.points import LANES, transpose
-from dkmeans._passes_threads import Lock
+from dkmeans._passes_locks import Lock
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]

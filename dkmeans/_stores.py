@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
 from dkmeans._validation import OutputError, SourceError
@@ -52,19 +52,10 @@ def below(place: Place, name: str) -> Place:
     return f"{place}/{name}".rstrip("/") if is_url(place) else Path(place, name)
 
 
-def is_below(place: Place, folder: str) -> bool:
-    """Return whether a place is a folder or URL, or lies in it.
-
-    Examples
-    --------
-    >>> is_below("s3://bucket/a/b", "s3://bucket/a"), is_below("s3://bucket/ab", "s3://bucket/a")
-    (True, False)
-    >>> is_below("a/b/../c", "a"), is_below("a/../b", "a"), is_below("a", "s3://bucket/a")
-    (True, False, False)
-    """
-    if is_url(place) or is_url(folder):
-        return f"{place}/".startswith(f"{folder.rstrip('/')}/")
-    return Path(place).resolve().is_relative_to(Path(folder).resolve())
+def absolute(place: Place) -> PurePath:
+    """Return a place as it can be compared with others: links followed, no slash at the end."""
+    # Links may go in circles, for which `Path.resolve` raises.
+    return PurePosixPath(place) if is_url(place) else Path(os.path.realpath(place))
 
 
 def names(place: Place) -> set[str]:

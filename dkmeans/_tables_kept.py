@@ -16,6 +16,7 @@ from typing import Any
 import numpy.typing as npt
 
 from dkmeans import _passes_schedulers as schedulers
+from dkmeans._passes_locks import Lock
 from dkmeans._tables_regions import Region
 
 ROOM = 1 << 28  # bytes, in a process that has no memory limit
@@ -35,7 +36,7 @@ class _Kept:
     asked: float = 0.0  # when it was last asked for any block, by the monotonic clock
     is_watched: bool = False  # whether a thread will look how long that is ago
     # Tables end at any time, also while this thread holds the lock.
-    lock: threading.RLock = field(default_factory=threading.RLock)
+    lock: Lock = field(default_factory=lambda: Lock(threading.RLock))
 
     def clear(self, table: str = "") -> None:
         self.table, self.nbytes = table, 0

@@ -471,6 +471,7 @@ def test_a_fit_that_failed_leaves_none_of_the_last(estimator, bad, is_lazy):
     for method in (estimator.predict, estimator.transform, estimator.score):
         for rows in (ROWS, np.tile(ROWS, 2)):
             refused(lambda: method(rows), NotFittedError)  # noqa: B023 - called at once
+    refused(estimator.get_feature_names_out, NotFittedError)
     assert not hasattr(estimator, "labels_")
 
 

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dkmeans
-from dkmeans import _passes, _passes_distributed, _seeding_tiles
+from dkmeans import _passes, _passes_distributed, _passes_schedulers, _seeding_tiles, _tables_kept
 from dkmeans._passes import (
     Cancelled,
     Inputs,
@@ -614,8 +614,14 @@ def forked(function):
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 @pytest.mark.parametrize(
     "lock",
-    [_seeding_tiles._shared._lock, _assign._table_lock, _gdal._opening],
-    ids=["points", "labels", "GDAL"],
+    [
+        _seeding_tiles._shared._lock,
+        _assign._table_lock,
+        _gdal._opening,
+        _tables_kept._kept.lock,
+        _passes_schedulers._CONFIGURING,
+    ],
+    ids=["points", "labels", "GDAL", "blocks", "configuration"],
 )
 def test_locks_are_free_in_a_forked_process(lock):
     with lock:  # as a thread of the parent has it

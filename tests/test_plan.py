@@ -11,6 +11,7 @@ import dask
 import dask.array as da
 import distributed  # noqa: F401 - its defaults say when data move to disk
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import tifffile
@@ -131,6 +132,8 @@ def test_fit_does_what_was_planned(table, ran):
     ("rows", "names"),
     [
         (np.zeros((100, 3)), ["summarise"]),
+        (pd.DataFrame({"a": [1, 2], "b": [0.5, 0.25]}), ["summarise"]),
+        ([[1, 2], [3, 4]], ["summarise"]),
         (np.zeros((200_000, 3), np.uint8), ["count"]),
         (da.zeros((1000, 4), chunks=(100, 4)), ["summarise"]),
     ],

@@ -13,7 +13,8 @@ from dkmeans._kernels import colours as kernels
 from dkmeans._kernels import octree
 from dkmeans._palette import Palette
 from dkmeans._passes import Partition, Piece, Ticker
-from dkmeans._passes_threads import Lock, in_threads
+from dkmeans._passes_locks import Lock
+from dkmeans._passes_threads import in_threads
 from dkmeans._summary import planes, words
 from dkmeans._tiling import Window, split
 from dkmeans._validation import SourceError

@@ -23,7 +23,7 @@ from dkmeans.images import _store
 from dkmeans.images._deflate import Compression
 from dkmeans.images._manifest import Job
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
-from dkmeans.images._places import real_path, refuse_replacing
+from dkmeans.images._places import refuse_replacing
 from dkmeans.images._site import Site
 from dkmeans.images._sources import Found
 from dkmeans.images._store_source import is_zarr
@@ -61,7 +61,7 @@ class Destination:
     """
 
     def __init__(self, output: str | Path, found: Sequence[Found], *, is_single: bool) -> None:
-        self.path = real_path(output)
+        self.path = Path(_stores.absolute(output))
         self.kind = kind_of(self.path)
         names = name_files(output, self.kind, found, is_single=is_single)
         self.files = {index: self.path / name for index, name in names.items()}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _stores
-from dkmeans._passes_threads import Lock
+from dkmeans._passes_locks import Lock
 from dkmeans._stores import State
 from dkmeans._tiling import Window
 from dkmeans._validation import SourceError

@@ -7,7 +7,7 @@ import fnmatch
 import glob
 import os
 from collections.abc import Sequence
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from dkmeans import _stores
@@ -50,10 +50,10 @@ def refuse_among(name: str, output: Place, sources: Sequence[Place]) -> None:
     InvalidArgumentError
         If the output is no place.
     """
-    place = _absolute(output if _stores.is_url(output) else as_path(name, output))
+    place = _stores.absolute(output if _stores.is_url(output) else as_path(name, output))
     is_store = place.suffix.lower() == ".zarr"  # which is replaced with all that lies in it
     for source in sources:
-        other = _absolute(source)
+        other = _stores.absolute(source)
         if place == other:
             raise OutputError(f"{output}: is also a source; choose another place.")
         if _is_pattern(source) and fnmatch.fnmatchcase(str(place), str(other)):
@@ -70,22 +70,13 @@ def refuse_replacing(existing: Sequence[Place], found: Sequence[Found]) -> None:
     """Raise `OutputError` if what is to be replaced is a source that was found, or holds one."""
     if not existing:
         return  # sources are many, and to follow all links takes its time
-    sources = {_absolute(image.path) for image in found}
+    sources = {_stores.absolute(image.path) for image in found}
     above = {folder for source in sources for folder in source.parents}
     for place in existing:
-        if _absolute(place) in sources:
+        if _stores.absolute(place) in sources:
             raise OutputError(f"{place}: is also a source; choose another place.")
-        if _absolute(place) in above:
+        if _stores.absolute(place) in above:
             raise OutputError(f"{place}: holds a source; choose another place.")
-
-
-def real_path(path: Place) -> Path:
-    """Return a path without links; unlike `Path.resolve` also one of links that go in circles."""
-    return Path(os.path.realpath(path))
-
-
-def _absolute(place: Place) -> PurePath:
-    return PurePosixPath(place) if _stores.is_url(place) else real_path(place)
 
 
 def _is_pattern(place: Place) -> bool:
