@@ -72,10 +72,7 @@ class RasterSource:
     orientation: int
     stored: State
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype as stored."""
-        return np.dtype(np.uint8)
+    dtype = np.dtype(np.uint8)
 
     @property
     def read_block(self) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +39,7 @@ class StagedSource:
     file: str
 
     in_order = False
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype as stored."""
-        return np.dtype(np.uint8)
+    dtype = np.dtype(np.uint8)
 
     @property
     def block(self) -> tuple[int, int]:

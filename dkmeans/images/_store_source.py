@@ -67,11 +67,7 @@ class ZarrSource:
     probed: str = ""
 
     in_order = False
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype as stored."""
-        return np.dtype(np.uint8)
+    dtype = np.dtype(np.uint8)
 
     @property
     def read_block(self) -> tuple[int, int]:

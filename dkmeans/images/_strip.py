@@ -49,11 +49,7 @@ class StripTiff:
 
     driver = "GTiff"
     in_order = True
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype as stored."""
-        return np.dtype(np.uint8)
+    dtype = np.dtype(np.uint8)
 
     @property
     def block(self) -> tuple[int, int]:

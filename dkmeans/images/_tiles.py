@@ -79,11 +79,7 @@ class TiledTiff:
 
     driver = "GTiff"
     in_order = False
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype as stored."""
-        return np.dtype(np.uint8)
+    dtype = np.dtype(np.uint8)
 
     @property
     def read_block(self) -> tuple[int, int]:
