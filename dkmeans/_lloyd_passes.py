@@ -51,15 +51,15 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     if options.standing is not None:
         return _refined(passes, data, options.standing, options)
     limit = _summary_rows.size(options.n_clusters, data.n_features, data.dtype.itemsize)
-    are_few = data.n_rows > limit and is_colour(data)
-    if are_few:
+    are_colours = data.n_rows > limit and is_colour(data)
+    if are_colours:
         fitted = _fit_colours(passes, data, options)
         if fitted is not None:
             return fitted
     # Where centres are given, a sample serves only to tell where the middle is; of colours fewer
     # than clusters, all are counted now, and it serves for nothing.
     is_given = _given(options) is not None
-    n_sampled = min(limit, _summary_rows.MIDDLE) if is_given or are_few else None
+    n_sampled = min(limit, _summary_rows.MIDDLE) if is_given or are_colours else None
     look = _summary_looks.look(passes, data, limit, options.seed, n_sampled)
     options.check(look.ranges)
     if look.distinct is not None:

@@ -193,7 +193,7 @@ def look(passes: Passes, table: Table, limit: int, seed: int, n_sampled: int | N
     distinct rows are counted, as long as they are few: up to `limit`, and a sixteenth of all. Where
     rows occur less often, counting them costs more than it spares.
 
-    Memory: twice the sample for each worker.
+    Memory: the sample in each worker that merges, and twice the sample here.
     """
     if table.n_rows <= limit:
         return _look_at_all(passes, table, limit)
