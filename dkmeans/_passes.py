@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from dkmeans import _passes_distributed as on_clusters
 from dkmeans import _passes_graphs as graphs
 from dkmeans import _passes_schedulers as schedulers
 from dkmeans._passes_graphs import Task
-from dkmeans._passes_threads import in_threads
+from dkmeans._passes_threads import merged_in_threads
 from dkmeans._tiling import Grid, Window
 
 T = TypeVar("T")
@@ -304,7 +304,7 @@ class Passes:
                     client, name, work, tasks, merge, self._advance
                 )
             elif in_memory:
-                result = reduce(merge, in_threads(lambda task: task.function(work, ()), tasks))
+                result = merged_in_threads(lambda task: task.function(work, ()), merge, tasks)
             else:
                 result = graphs.run_local(schedulers.local_get(), work, tasks, merge)
                 if schedulers.in_processes():

@@ -31,7 +31,7 @@ from dkmeans._passes import (
     n_workers,
     partition,
 )
-from dkmeans._passes_threads import in_threads
+from dkmeans._passes_threads import in_threads, merged_in_threads
 from dkmeans._seeding import choose
 from dkmeans._tables_blocks import MemorySource, TablePiece
 from dkmeans._tables_regions import Regions
@@ -589,6 +589,31 @@ def test_in_threads_uses_all_threads():
     meeting = threading.Barrier(3, timeout=30)
     with dask.config.set(scheduler="threads", num_workers=3):
         assert len({*in_threads(lambda _: meeting.wait(), range(3))}) == 3
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_merged_in_threads_merges_in_order_and_at_once(n_threads):
+    alive, counts = set(), []
+
+    class Text:
+        def __init__(self, text):
+            self.text = text
+            alive.add(id(self))
+            counts.append(len(alive))
+
+        def __del__(self):
+            alive.discard(id(self))
+
+    def text_of(item):
+        time.sleep(0.002 * (item % 7 == 0))  # some wait for an earlier one
+        return Text(f"{item} ")
+
+    items = range(200)
+    with dask.config.set(scheduler="threads", num_workers=n_threads):
+        found = merged_in_threads(text_of, lambda a, b: Text(a.text + b.text), items)
+    assert found.text == "".join(f"{item} " for item in items)
+    # Each thread may have two that it merges and what comes of them; between two others one waits.
+    assert max(counts) <= 4 * n_threads + 1
 
 
 def forked(function):
