@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol, TextIO
 
 import click
@@ -78,20 +78,20 @@ def _refuse_confusion(files: Mapping[str, str | None], ctx: click.Context) -> No
     arguments = {p.name: p.make_metavar(ctx) for p in ctx.command.params
                  if isinstance(p, click.Argument)}  # fmt: skip
     names = arguments | {name: "--" + name for name in ("palette", "checkpoint")}
-    taken: dict[str, str] = {}
+    taken: dict[PurePath, str] = {}
     for name, shown in names.items():
         given = ctx.params.get(name or "") or ()
-        for place in (given,) if isinstance(given, str) else given:
-            taken[os.path.realpath(place)] = shown
+        for one in (given,) if isinstance(given, str) else given:
+            taken[_stores.absolute(one)] = shown
     for name, file in files.items():
         if file is None or file == "-":
             continue
-        real, option = os.path.realpath(file), "--" + name.replace("_", "-")
-        if real in taken:
+        place, option = _stores.absolute(file), "--" + name.replace("_", "-")
+        if place in taken:
             raise click.UsageError(
-                f"{option} is {file}, and so is {taken[real]}; choose another name.", ctx
+                f"{option} is {file}, and so is {taken[place]}; choose another name.", ctx
             )
-        taken[real] = option
+        taken[place] = option
 
 
 @dataclass

@@ -182,10 +182,10 @@ def _resumable(kept: Checkpoint) -> Iterator[None]:
 
 def _refuse_confusion(data: str, model: str, checkpoint: str) -> None:
     """Refuse outputs in the place of something else that a fit needs, or of a folder."""
-    refuse_among("model", model, [data if _stores.is_url(data) else Path(data)])
+    refuse_among("model", model, [data])
     if not _stores.is_url(model) and Path(model).is_dir():
         raise OutputError(f"{model}: is a folder; choose the name of a file.")
-    if os.path.realpath(checkpoint) == os.path.realpath(model):
+    if _stores.absolute(checkpoint) == _stores.absolute(model):
         raise InvalidArgumentError(
             f"checkpoint is {checkpoint!r}, where the model is to be; choose another place."
         )
@@ -354,5 +354,5 @@ def _label_target(output: str, sources: Sequence[str]) -> Target[Any]:
     target = target_of(output, [], is_single=False) if is_zarr else None
     if target is None or target.kind != "zarr":
         raise InvalidArgumentError(f"output is {output!r}; its name must end in .zarr.")
-    refuse_among("output", output, [s if _stores.is_url(s) else Path(s) for s in sources])
+    refuse_among("output", output, sources)
     return target

@@ -411,6 +411,25 @@ def test_urls_among_the_sources_are_refused(output, message):
         refuse_among("output", output, sources)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "taken", "free"),
+    [
+        ("in/*.tif", ["in/o.tif"], ["in/out/o.tif", "o.tif", "in/o.png"]),
+        ("in/*", ["in/o", "in/out/o.tif"], ["in", "o"]),
+        ("in/*/a.png", ["in/b/a.png"], ["in/b/c/a.png", "in/a.png", "in/b"]),
+        ("in/**/*.png", ["in/a.png", "in/b/c/a.png"], ["a.png", "in/b/c/a.tif"]),
+        ("in/**", ["in", "in/a/b.png"], ["a.png"]),
+        ("i[mn]/?.png", ["in/a.png"], ["in/ab.png", "io/a.png"]),
+    ],
+)
+def test_outputs_that_a_pattern_matches_are_refused(tmp_path, pattern, taken, free):
+    for place in taken:
+        with pytest.raises(OutputError, match="and so is also a source"):
+            refuse_among("output", tmp_path / place, [tmp_path / pattern])
+    for place in free:
+        refuse_among("output", tmp_path / place, [tmp_path / pattern])
+
+
 @pytest.mark.parametrize("job", [quantize, ingest])
 def test_links_that_go_in_circles(tmp_path, job):
     loop, picture = tmp_path / "loop.zarr", tmp_path / "a.png"

@@ -56,7 +56,7 @@ def refuse_among(name: str, output: Place, sources: Sequence[Place]) -> None:
         other = _stores.absolute(source)
         if place == other:
             raise OutputError(f"{output}: is also a source; choose another place.")
-        if _is_pattern(source) and fnmatch.fnmatchcase(str(place), str(other)):
+        if _is_pattern(source) and _matches(place.parts, other.parts):
             raise OutputError(
                 f"{output}: matches {source}, and so is also a source; choose another place."
             )
@@ -77,6 +77,16 @@ def refuse_replacing(existing: Sequence[Place], found: Sequence[Found]) -> None:
             raise OutputError(f"{place}: is also a source; choose another place.")
         if _stores.absolute(place) in above:
             raise OutputError(f"{place}: holds a source; choose another place.")
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether a pattern, as `glob.glob` has it, matches a path or a folder above it."""
+    if not pattern:
+        return True
+    first, rest = pattern[0], pattern[1:]
+    if first == "**":  # any number of folders
+        return any(_matches(parts[i:], rest) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], first) and _matches(parts[1:], rest)
 
 
 def _is_pattern(place: Place) -> bool:
