@@ -16,12 +16,12 @@ from dkmeans._stores import is_url
 from dkmeans._summary import ColourCounts
 from dkmeans._tiling import Window, grid
 from dkmeans._validation import check_integer
-from dkmeans.images import _count, _ingest, _quantize, _sources, _writing
+from dkmeans.images import _count, _ingest, _sources, _writing
 from dkmeans.images import _needs as needs_of
-from dkmeans.images._destination import kind_of, refuse_failed
+from dkmeans.images._destination import kind_of
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
-from dkmeans.images._sources import Paths
-from dkmeans.images._staging import interleaved
+from dkmeans.images._sources import Paths, refuse_failed
+from dkmeans.images._staging import interleaved, plan_staging
 from dkmeans.images._store import label_dtype
 
 _STARTED = 1.5  # seconds at the most until workers have loaded what they need
@@ -45,11 +45,11 @@ def quantize(
     staged = {}
     if staging is not None or output is None or not is_url(output):
         place = _existing(Path(staging or output or ".").absolute())
-        staged = _quantize.plan_staging(usable, place)
+        staged = plan_staging(usable, place)
     later = {i: staged.get(i, source) for i, source in usable.items()}
     outputs = _outputs(later, kind, n_colors)
     bands = max(source.shape[2] for source in usable.values())
-    pieces = _quantize.pieces_of(usable)
+    pieces = _count.pieces_of(usable)
     count = _passes.partition(pieces, per_worker=_count.PER_WORKER)
     write = _passes.partition(_writing.pieces_of(later, outputs, {}))
     needs = needs_of.quantize(usable.values(), bands=bands, n_colors=n_colors, outputs=outputs)

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _passes
-from dkmeans._passes import Partition, Passes, Piece, Ticker
+from dkmeans._passes import BlockSource, Partition, Passes, Piece, Ticker
 from dkmeans._summary import ColourCounts
+from dkmeans._tiling import grid
 from dkmeans._validation import SourceError
 from dkmeans.images._staging import StagedSource
 
@@ -62,6 +63,15 @@ class _Count:
     def _blocks(self, piece: Piece) -> Generator[npt.NDArray[np.uint8], None, None]:
         blocks = piece.source.read(piece.windows)
         return self.staged[piece.index].write(blocks) if piece.index in self.staged else blocks
+
+
+def pieces_of(usable: Mapping[int, BlockSource]) -> list[Piece]:
+    """Return each source whole, in the windows in which it reads well."""
+    pieces = []
+    for index, source in usable.items():
+        height, width, _ = source.shape
+        pieces.append(Piece(index, source, grid(height, width, source.read_block)))
+    return pieces
 
 
 def count_colours(

@@ -349,10 +349,3 @@ def _is_sound(source: BlockSource) -> bool:
     except SourceError:
         return False
     return True
-
-
-def refuse_failed(failures: Mapping[int, str], n_sources: int) -> None:
-    """Raise `SourceError` if no source is left: with the reason, or the first of several."""
-    if len(failures) == n_sources:
-        others = f" ({n_sources - 1} other sources failed too.)" if n_sources > 1 else ""
-        raise SourceError(failures[min(failures)] + others)

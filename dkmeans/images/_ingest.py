@@ -14,14 +14,13 @@ from dkmeans._passes import BlockSource, Partition, Passes, Piece, Progress, Tic
 from dkmeans._tiling import grid, reading_block
 from dkmeans._validation import InvalidArgumentError, SourceError
 from dkmeans.images import _needs, _packed, _sources, _store
-from dkmeans.images._destination import refuse_failed
 from dkmeans.images._listing import Image
 from dkmeans.images._manifest import Job
 from dkmeans.images._notes import Journal, Noter
 from dkmeans.images._outputs import Entry
 from dkmeans.images._places import refuse_among
 from dkmeans.images._site import Site
-from dkmeans.images._sources import Found, Paths, SourceReport
+from dkmeans.images._sources import Found, Paths, SourceReport, refuse_failed
 from dkmeans.images._staging import interleaved
 from dkmeans.images._targets import entered, target_of
 

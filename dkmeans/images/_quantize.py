@@ -1,6 +1,5 @@
 """One palette for pictures of any size: count the colours, solve, assign."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,8 @@ import numpy.typing as npt
 
 from dkmeans import _stores
 from dkmeans._palette import Palette
-from dkmeans._passes import BlockSource, Passes, Piece, Progress
+from dkmeans._passes import BlockSource, Passes, Progress
 from dkmeans._summary import ColourSummary
-from dkmeans._tiling import grid
 from dkmeans._validation import (
     InvalidArgumentError,
     check_choice,
@@ -22,21 +20,20 @@ from dkmeans._validation import (
 )
 from dkmeans.images import _needs, _sources
 from dkmeans.images._assign import Assign, Written
-from dkmeans.images._count import count_colours
+from dkmeans.images._count import count_colours, pieces_of
 from dkmeans.images._deflate import Compression
-from dkmeans.images._destination import max_colors, refuse_failed
+from dkmeans.images._destination import max_colors
 from dkmeans.images._fit import Fit, fit, psnr
 from dkmeans.images._manifest import Job
 from dkmeans.images._places import refuse_among
-from dkmeans.images._sources import Paths, SourceReport
-from dkmeans.images._staging import StagedSource, staging_folder
+from dkmeans.images._sources import Paths, SourceReport, refuse_failed
+from dkmeans.images._staging import plan_staging, staging_folder
 from dkmeans.images._targets import entered, target_of
 from dkmeans.images._writing import finish, write_labels
 
 Float64 = npt.NDArray[np.float64]
 
 _MIN_STARTS, _STARTED_COLORS = 2, 512
-_DISK_SHARE = 0.5  # of the free disk may be used for staging
 
 
 @dataclass(frozen=True)
@@ -315,33 +312,6 @@ def _check_init(init: Any, n_colors: int, bands: int) -> Float64 | None:
             f"({n_colors}, {bands}), all finite."
         )
     return centers
-
-
-def plan_staging(usable: Mapping[int, BlockSource], stage: Path) -> dict[int, StagedSource]:
-    """Choose the sources to keep decoded: those read in order, while half the free disk lasts.
-
-    Measured on photographs, writing and reading bare pixels takes a third of the time of
-    decoding JPEG again, and less for PNG and WebP.
-    """
-    room = _DISK_SHARE * shutil.disk_usage(stage).free
-    staged = {}
-    for index, source in usable.items():
-        height, width, bands = source.shape
-        if source.in_order and height * width * bands <= room:
-            room -= height * width * bands
-            name = getattr(source, "path", f"source {index + 1}")  # as `Piece.where` has it
-            file = str(stage / f"{index}.raw")
-            staged[index] = StagedSource(name, (height, width, bands), file)
-    return staged
-
-
-def pieces_of(usable: Mapping[int, BlockSource]) -> list[Piece]:
-    """Return each source whole, in the windows in which it reads well."""
-    pieces = []
-    for index, source in usable.items():
-        height, width, _ = source.shape
-        pieces.append(Piece(index, source, grid(height, width, source.read_block)))
-    return pieces
 
 
 def _measured(palette: Palette, written: Sequence[Written]) -> dict[str, Any]:

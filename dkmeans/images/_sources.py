@@ -310,3 +310,10 @@ def headers(path: str | Path) -> tuple[list[ImageInfo], list[SourceError]]:
             )
         )
     return infos, errors
+
+
+def refuse_failed(failures: Mapping[int, str], n_sources: int) -> None:
+    """Raise `SourceError` if no source is left: with the reason, or the first of several."""
+    if len(failures) == n_sources:
+        others = f" ({n_sources - 1} other sources failed too.)" if n_sources > 1 else ""
+        raise SourceError(failures[min(failures)] + others)

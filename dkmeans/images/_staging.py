@@ -3,7 +3,8 @@
 import hashlib
 import os
 import secrets
-from collections.abc import Generator, Iterator, Sequence
+import shutil
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans._kernels import colours as kernels
+from dkmeans._passes import BlockSource
 from dkmeans._stores import writing
 from dkmeans._summary import planes
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import InvalidArgumentError, SourceError
 
 UInt8 = npt.NDArray[np.uint8]
+
+_DISK_SHARE = 0.5  # of the free disk may be used for staging
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,24 @@ class StagedSource:
                         "run again."
                     )
                 yield rows[:, window.columns]
+
+
+def plan_staging(usable: Mapping[int, BlockSource], stage: Path) -> dict[int, StagedSource]:
+    """Choose the sources to keep decoded: those read in order, while half the free disk lasts.
+
+    Measured on photographs, writing and reading bare pixels takes a third of the time of
+    decoding JPEG again, and less for PNG and WebP.
+    """
+    room = _DISK_SHARE * shutil.disk_usage(stage).free
+    staged = {}
+    for index, source in usable.items():
+        height, width, bands = source.shape
+        if source.in_order and height * width * bands <= room:
+            room -= height * width * bands
+            name = getattr(source, "path", f"source {index + 1}")  # as `Piece.where` has it
+            file = str(stage / f"{index}.raw")
+            staged[index] = StagedSource(name, (height, width, bands), file)
+    return staged
 
 
 @contextmanager
