@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from dkmeans import _stores
 from dkmeans._cli_cluster import Workplace, cluster_options, opened
 
 
@@ -46,7 +47,7 @@ def plan(
     from dkmeans._plan import plan as planned  # noqa: PLC0415 - slow
 
     *first, last = sources
-    output = last if first and not Path(last).exists() else None
+    output = last if first and not _is_there(last) else None
     given: Any = sources if output is None else first
     if clusters is not None or options["model"] is not None or job in ("fit", "predict"):
         given = _jobs.opened(given[0]) if len(given) == 1 else list(given)
@@ -67,6 +68,14 @@ def plan(
         _report_plan.print_plan(found)
     if not found.fits:
         ctx.exit(1)
+
+
+def _is_there(place: str) -> bool:
+    """Return whether there is a file, a folder, an object, or anything below it."""
+    if not _stores.is_url(place):
+        return Path(place).exists()
+    place = place.rstrip("/")
+    return _stores.exists(place) or bool(_stores.names(place))
 
 
 def _refuse_contradiction(

@@ -18,11 +18,11 @@ from dkmeans._tiling import Window, grid
 from dkmeans._validation import check_integer
 from dkmeans.images import _count, _ingest, _sources, _writing
 from dkmeans.images import _needs as needs_of
-from dkmeans.images._destination import kind_of
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
 from dkmeans.images._sources import Paths, refuse_failed
 from dkmeans.images._staging import interleaved, plan_staging
 from dkmeans.images._store import label_dtype
+from dkmeans.images._targets import kind_of
 
 _STARTED = 1.5  # seconds at the most until workers have loaded what they need
 _SOLVED = 2.0  # seconds at the most to solve counted colours
@@ -41,7 +41,7 @@ def quantize(
     check_integer("n_colors", n_colors, 2, _MOST_COLORS)
     usable = _usable(sources)
     room = _needs.room()
-    kind = "folder" if output is None else kind_of(Path(output))
+    kind = "folder" if output is None else kind_of(output)
     staged = {}
     if staging is not None or output is None or not is_url(output):
         place = _existing(Path(staging or output or ".").absolute())

@@ -96,6 +96,9 @@ def test_nothing_is_staged_beside_an_output_elsewhere(pictures, tmp_path):
     assert dkmeans.plan(pictures / "a.png", url, calibrate=False).staging == 0
     plan = dkmeans.plan(pictures / "a.png", url, staging=str(tmp_path), calibrate=False)
     assert plan.staging == 700 * 900 * 3
+    assert dkmeans.plan(pictures / "a.png", "s3://bucket/out.v1/", calibrate=False).staging == 0
+    with pytest.raises(InvalidArgumentError, match="with / at its end"):
+        dkmeans.plan(pictures / "a.png", "s3://bucket/out.v1", calibrate=False)
 
 
 @pytest.mark.parametrize("name", ["tiles.tif", "a.png", ""])

@@ -1,5 +1,6 @@
 """Sources in S3, on a real server: read where they lie, with the same results as files."""
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import rasterio
 import zarr
+from click.testing import CliRunner
 from PIL import Image
 from s3_proxy import Trouble
 
 import dkmeans
 from dkmeans import _stores, _tables
+from dkmeans._cli import cli
 from dkmeans._tiling import Window
 from dkmeans._validation import SourceError
 from dkmeans.images import _raster, _sources, _store_source
@@ -147,6 +150,20 @@ def test_sources_that_cannot_be_read(s3, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_plan_knows_sources_from_outputs(pictures, s3):
+    upload(pictures, s3)
+
+    def planned(*places):
+        words = ["plan", *(f"{s3}/{place}" for place in places), "--no-calibrate", "--json"]
+        found = CliRunner().invoke(cli, words)
+        assert found.exit_code == 0, found.output
+        return json.loads(found.output)["n_sources"]
+
+    assert planned("a.png", "b.jpg") == planned("a.png", "b.jpg", "out/") == 2
+    assert planned("a.png", "inner/") == 5
+    assert planned("a.png", "out.zarr") == 1
+
+
 @pytest.mark.parametrize("name", ["a.png", "b.jpg", "tiles.tif", "lzw.tif", "strip.tif"])
 def test_a_picture_that_changes_is_refused(pictures, s3, name):
     file = next(pictures.rglob(name))

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from dkmeans import _stores
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
+from dkmeans.images import _destination
 from dkmeans.images._deflate import Compression
 from dkmeans.images._destination import Destination, nothing_more
 from dkmeans.images._manifest import Job, Space, begin
@@ -79,6 +80,21 @@ def target_of(output: str | Path, found: Sequence[Found], *, is_single: bool) ->
 
         return Bucket(str(output), found, is_single=is_single)
     return Destination(output, found, is_single=is_single)
+
+
+def kind_of(output: str | Path) -> str:
+    """Return "png", "tiff", "zarr" or "folder": what the name of an output means.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it means nothing.
+    """
+    if _stores.is_url(output):
+        from dkmeans.images import _bucket  # noqa: PLC0415 - an extra
+
+        return _bucket.place_of(str(output))[1]
+    return _destination.kind_of(Path(output))
 
 
 @contextmanager
