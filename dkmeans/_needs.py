@@ -129,12 +129,15 @@ class Room:
     limit
         The least memory limit of a worker; elsewhere, for each process, what it has already and
         what is available. None if there is no limit.
+    has_data
+        Whether the process that starts the job holds the data, and so does all by itself.
     """
 
     n_workers: int
     n_threads: int
     on_cluster: bool
     limit: int | None
+    has_data: bool = False
 
     @property
     def share(self) -> float:
@@ -229,9 +232,10 @@ def _refusal(job: str, where: Room, needs: Needs, needed: int) -> str:
     assert where.limit is not None  # noqa: S101 - else nothing is refused
     if not where.on_cluster:
         fewer = _fewer(where, needs)
+        other = "set DASK_NUM_WORKERS=" if where.has_data else "--workers "
         return (
             f"{job} needs {_gib(needed)}, and {_gib(where.limit)} are available: "
-            + (f"give dask.config.set(num_workers={fewer}) or --workers {fewer}, " if fewer else "")
+            + (f"give dask.config.set(num_workers={fewer}) or {other}{fewer}, " if fewer else "")
             + "end other programs, or work where there is more memory."
         )
     enough = _gib(needed / where.share, up=True)

@@ -47,7 +47,8 @@ def room_of(table: Table) -> Room:
     if not all(piece.in_memory for piece in table.pieces):
         return _needs.room()
     limit = _needs.free() + _LIBRARIES + _given(table)
-    return Room(1, schedulers.n_local_workers(), on_cluster=False, limit=limit)
+    n_threads = schedulers.n_local_workers()
+    return Room(1, n_threads, on_cluster=False, limit=limit, has_data=True)
 
 
 def predict(table: Table, n_clusters: int, where: Room) -> Needs:

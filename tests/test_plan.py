@@ -348,6 +348,15 @@ OF_CLUSTER = (
             ),
         ),
         (
+            Room(1, 4, on_cluster=False, limit=1000 * MIB, has_data=True),
+            300 * MIB,
+            (
+                "fit needs 1.4 GiB, and 1000 MiB are available: give "
+                "dask.config.set(num_workers=2) or set DASK_NUM_WORKERS=2, end other programs, or "
+                "work where there is more memory."
+            ),
+        ),
+        (
             Room(4, 1, on_cluster=False, limit=1000 * MIB),
             3000 * MIB,
             (
