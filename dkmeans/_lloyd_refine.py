@@ -131,17 +131,17 @@ def refine(passes: Passes, data: Table, standing: Standing, options: Options) ->
         last, means = means, _means(passes, data, frame, centers, totals)
         shift = movement(centers, means)
         if shift == 0:
-            n_iter += 1  # noqa: PLW2901 - scikit-learn counts the step that changes nothing
             reason = "converged"
+        elif measured and (
+            shift <= options.tol * standing.mean_variance
+            or before - totals.inertia < _PASS * options.tol * before < np.inf
+        ):
+            reason = "tol"
+        if reason != "max_iter":
+            n_iter += 1  # noqa: PLW2901 - scikit-learn counts the step that is not worth taking
             watch(n_iter, centers)
             break
         if measured:
-            if (
-                shift <= options.tol * standing.mean_variance
-                or before - totals.inertia < _PASS * options.tol * before < np.inf
-            ):
-                reason = "tol"
-                break
             before = totals.inertia
         moved = accelerated(centers, means, last, totals.weights, standing.momentum)
         centers = frame.rounded(moved)

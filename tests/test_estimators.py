@@ -284,6 +284,13 @@ def test_why_it_ended(settings, reason):
     assert (model.n_iter_ == 3) == (reason == "max_iter")
 
 
+def test_the_step_that_is_not_worth_taking_counts():
+    rows = normal(140_000, 3)  # more than a summary
+    model = KMeans(4, tol=1, random_state=0).set_callbacks(seen := Recording()).fit(rows)
+    assert (model.stop_reason_, model.n_iter_, model.n_passes_) == ("tol", 1, 2)
+    assert seen.tasks.count("iteration") == 1
+
+
 def test_more_starts_are_never_worse_and_warn_not():
     rows = rows_of("blobs")
     inertias = [
