@@ -333,21 +333,21 @@ class BaseKMeans(
             state = np.random.RandomState(int(rng.integers(2**31)))
             centers = function(points.astype(dtype), n_clusters, random_state=state)
             centers = check_array(centers, dtype=dtype, order="C")
-            self._check_center_shape(centers.shape, points.shape[1])
+            given = f" init was given {len(points)} points, in which equal rows are joined."
+            self._check_center_shape(centers.shape, points.shape[1], given)
             result: Float64 = centers.astype(np.float64)
             return result
 
         return seeding
 
-    def _check_center_shape(self, shape: tuple[int, ...], n_features: int) -> None:
+    def _check_center_shape(self, shape: tuple[int, ...], n_features: int, given: str = "") -> None:
         for axis, (what, n) in enumerate(
             (("number of clusters", self.n_clusters),
              ("number of features of the data", n_features))
         ):  # fmt: skip
             if shape[axis] != n:
-                raise ValueError(
-                    f"The shape of the initial centers {shape} does not match the {what} {n}."
-                )
+                message = f"The shape of the initial centers {shape} does not match the {what} {n}."
+                raise ValueError(message + given)
 
     def _state_at(self, centers: Float64, frame: Frame | None = None) -> dict[str, Any]:
         """Return the attributes of an estimator with these centres, by default in their frame."""

@@ -118,35 +118,26 @@ def refine(passes: Passes, data: Table, standing: Standing, options: Options) ->
     """
     reason: StopReason = "max_iter"
     frame, centers, means = standing.frame, standing.centers, standing.means
-    before = standing.inertia
     watch = options.watch or _nobody
     walk = Walk(passes, data, frame, len(centers))
     measured = options.tol > 0  # each pass, else the last one
     for n_iter in range(standing.n_iter, options.max_iter + 1):
         totals = walk.assign(centers, "refine", measured=measured)
+        inertia = totals.inertia if measured else np.inf
         if measured:
-            _LOG.info("%s", _told(n_iter + 1, before, totals.inertia))
+            _LOG.info("%s", _told(n_iter + 1, standing.inertia, inertia))
         if n_iter == options.max_iter:
             break
         last, means = means, _means(passes, data, frame, centers, totals)
-        shift = movement(centers, means)
-        if shift == 0:
-            reason = "converged"
-        elif measured and (
-            shift <= options.tol * standing.mean_variance
-            or before - totals.inertia < _PASS * options.tol * before < np.inf
-        ):
-            reason = "tol"
+        reason = _ending(movement(centers, means), inertia, standing, options)
         if reason != "max_iter":
             n_iter += 1  # noqa: PLW2901 - scikit-learn counts the step that is not worth taking
             watch(n_iter, centers)
             break
-        if measured:
-            before = totals.inertia
         moved = accelerated(centers, means, last, totals.weights, standing.momentum)
         centers = frame.rounded(moved)
         standing = replace(
-            standing, centers=centers, means=means, inertia=before, n_iter=n_iter + 1,
+            standing, centers=centers, means=means, inertia=inertia, n_iter=n_iter + 1,
             n_passes=passes.n_passes,
         )  # fmt: skip
         if options.keep is not None:
@@ -159,6 +150,19 @@ def refine(passes: Passes, data: Table, standing: Standing, options: Options) ->
     if not measured:
         totals = walk.measure(totals)
     return Solution(centers, totals.weights, totals.inertia, n_iter, reason, walk.labels)
+
+
+def _ending(shift: float, inertia: float, standing: Standing, options: Options) -> StopReason:
+    """Return why a step that moves the centres by `shift` is not worth taking, "max_iter" if it is.
+
+    `inertia` is that of the centres; infinite, as the last one, if it is not measured.
+    """
+    if shift == 0:
+        return "converged"
+    last = standing.inertia
+    if shift <= options.tol * standing.mean_variance:
+        return "tol"
+    return "tol" if last - inertia < _PASS * options.tol * last < np.inf else "max_iter"
 
 
 def _told(n: int, before: float, inertia: float) -> str:
