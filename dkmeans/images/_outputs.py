@@ -25,6 +25,7 @@ from dkmeans.images._deflate import Compression
 Labels = npt.NDArray[np.unsignedinteger]
 
 _TARGET_ROWS, _TARGET_BYTES = 512, 16 << 20  # of a window of full rows, whichever is less
+_MOST_BYTES = 64 << 20  # of one, where blocks of the source are so high
 _COPY = 1 << 20  # bytes at a time
 SYNCED = 16 << 20  # bytes from which on waiting for the disk takes no share worth telling
 
@@ -312,7 +313,8 @@ def label_windows(
     rows, columns = unit
     if columns >= width or block[1] >= width:
         target = max(1, min(_TARGET_ROWS, _TARGET_BYTES // width))
-        return grow(block[0], rows, target, height, most=2 * _TARGET_ROWS), width
+        most = max(2 * _TARGET_ROWS, min(block[0], _MOST_BYTES // width))
+        return grow(block[0], rows, target, height, most), width
     return (
         grow(block[0], rows, read_block[0], height),
         grow(block[1], columns, read_block[1], width),
