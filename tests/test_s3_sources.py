@@ -164,6 +164,7 @@ def test_a_plan_knows_sources_from_outputs(pictures, s3):
     assert planned("a.png", "out.zarr") == 1
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("name", ["a.png", "b.jpg", "tiles.tif", "lzw.tif", "strip.tif"])
 def test_a_picture_that_changes_is_refused(pictures, s3, name):
     file = next(pictures.rglob(name))
