@@ -152,7 +152,7 @@ def _plain(weights: Any) -> Any:
     if _is_a(weights, "dask.dataframe", "Series"):
         return _of_column(weights)
     if _is_a(weights, "xarray", "DataArray"):
-        return weights.data
+        return _plain(weights.data)
     if isinstance(weights, str | os.PathLike):
         weights = open_array(os.fspath(weights))
     if _is_a(weights, "zarr", "Array"):

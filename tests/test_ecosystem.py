@@ -18,7 +18,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dkmeans import InvalidArgumentError, KMeans, MiniBatchKMeans, load
+from dkmeans import InvalidArgumentError, KMeans, MiniBatchKMeans, _summary_rows, load
 
 CENTERS = np.array([[0.0, 0, 0, 0], [8, 0, 8, 0], [0, 8, 0, 8]])
 TRUE = np.arange(600) % 3
@@ -479,6 +479,19 @@ def test_weights_of_a_raster(kind):
     model = kind(3, random_state=0, feature_dim="band").fit(raster, sample_weight=weights.T)
     expected = kind(3, random_state=0).fit(ROWS, sample_weight=TRUE + 1.0)
     assert model.cluster_centers_.tobytes() == expected.cluster_centers_.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [">f8", "?", "i4"])
+def test_weights_of_labelled_rows_may_be_any_numbers(monkeypatch, dtype):
+    monkeypatch.setattr(_summary_rows, "MIN_ROWS", 100)
+    monkeypatch.setattr(_summary_rows, "ROWS_PER_CLUSTER", 20)
+    weights = (TRUE % 2).astype(dtype)
+    model = KMeans(3, random_state=0, max_iter=3)
+    expected = model.fit(ROWS, sample_weight=weights.astype(float)).cluster_centers_.tobytes()
+    dims = "pixel", "band"
+    model.fit(xr.DataArray(ROWS, dims=dims), sample_weight=xr.DataArray(weights, dims=dims[:1]))
+    assert model.n_passes_ > 1
+    assert model.cluster_centers_.tobytes() == expected
 
 
 @pytest.mark.usefixtures("where")
