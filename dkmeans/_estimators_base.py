@@ -378,7 +378,8 @@ class BaseKMeans(
 def warn(message: str, category: type[Warning]) -> None:
     """Warn at the line that called, be it through scikit-learn's wrappers."""
     level, frame = 2, sys._getframe(1)  # noqa: SLF001 - Python's way
-    while frame.f_back and frame.f_globals["__name__"].startswith(("dkmeans.", "sklearn.")):
+    # What is run by `exec` may have no name.
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("dkmeans.", "sklearn.")):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
 

@@ -332,6 +332,13 @@ def test_fewer_distinct_rows_than_clusters(makers, kind):
     np.testing.assert_allclose(model.cluster_centers_[labels], rows, rtol=1e-15)
 
 
+def test_code_without_a_name_is_warned():
+    names = {"model": KMeans(3, random_state=0), "rows": ROWS[np.arange(40) % 2]}
+    with pytest.warns(ConvergenceWarning, match=r"distinct clusters \(2\) found smaller") as caught:
+        exec("model.fit(rows)", names)  # noqa: S102 - as notebooks and templates run code
+    assert caught[0].filename == "<string>"
+
+
 @pytest.mark.parametrize("method", ["predict", "transform", "score"])
 def test_another_number_of_features(makers, kind, method):
     model = KMeans(3, random_state=0).fit(ROWS)
