@@ -147,6 +147,7 @@ def _is_of_pandas(dtype: Any) -> bool:
 
 def _plain(weights: Any) -> Any:
     """Return weights as a NumPy array, a Dask array or a `StoredArray`."""
+    _check_dense(weights, "sample_weight")
     if weights is None or _is_a(weights, "dask.array", "Array"):
         return weights
     if _is_a(weights, "dask.dataframe", "Series"):
@@ -158,8 +159,14 @@ def _plain(weights: Any) -> Any:
     if _is_a(weights, "zarr", "Array"):
         return StoredArray(ZarrSource.of(weights, np.dtype(np.float64)))
     check_unmasked("sample_weight", weights)
-    weights = np.asarray(weights)
-    return weights if weights.dtype.kind in "cmMV" else weights.astype(np.float64)
+    try:
+        weights = np.asarray(weights)
+        return weights if weights.dtype.kind in "cmMV" else weights.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"sample_weight is a {type(weights).__name__} that does not hold a number for each "
+            f"row ({error})."
+        ) from error
 
 
 def _check_in_memory(weights: Any) -> None:

@@ -58,7 +58,7 @@ class RawChunks:
     @classmethod
     def of(cls, array: Any, folder: str) -> Self | None:
         """Return the chunks of a Zarr array in a folder; None if they are not bare bytes."""
-        if array.shards is not None or array.chunks[-1] != array.shape[-1]:
+        if array.shards is not None or array.chunks[-1:] != array.shape[-1:] or not array.shape:
             return None
         metadata = array.metadata.to_dict()
         bare = _bare_2 if metadata["zarr_format"] == 2 else _bare_3  # noqa: PLR2004 - it is a name

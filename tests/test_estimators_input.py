@@ -249,6 +249,17 @@ def test_sparse_data(estimator, make):
     refused(lambda: model.predict(make(ROWS)), TypeError, *words)
 
 
+@pytest.mark.parametrize("make", [
+    scipy.sparse.csr_array, sparse.COO, lambda array: xr.DataArray(sparse.COO(array)),
+    lambda array: da.from_array(array, chunks=10).map_blocks(sparse.COO),
+])  # fmt: skip
+def test_sparse_weights(estimator, make):
+    data = da.from_array(ROWS, chunks=(10, 3))
+    weights = make(np.ones(40))
+    words = "Sparse data was passed for sample_weight", "dense"
+    refused(lambda: estimator.fit(data, sample_weight=weights), TypeError, *words)
+
+
 @pytest.mark.parametrize("kind", ["numpy", "leading", "collection", "dask"])
 def test_masks_are_not_passed_over(makers, kind, estimator):
     make = {

@@ -1082,11 +1082,20 @@ def test_a_chunk_that_cannot_be_read_is_named(tmp_path):
         ),
         ([np.zeros((5, 2))], np.ones(5), "sample_weight is no list; X is a list of 1"),
         ([np.zeros((5, 2))], [np.ones(5)] * 2, "sample_weight is 2 of them"),
+        (da.zeros((5, 2)), ["a"] * 5, "sample_weight is .* a number for each row .*: .*'a'"),
+        (da.zeros((5, 2)), [[1], [1, 2]], "sample_weight is a list that does not hold a number"),
+        (da.zeros((5, 2)), {"a": 1}, "sample_weight is .* a number for each row .*dict"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(data, weights, message):
     with pytest.raises(InvalidArgumentError, match=message):
         table(data, weights)
+
+
+def test_a_number_in_a_folder_is_no_weights(tmp_path):
+    weight = zarr.create_array(tmp_path / "w.zarr", shape=(), dtype="f8")
+    with pytest.raises(InvalidArgumentError, match=r"sample_weight has the shape \(\).*\(5,\)"):
+        table(da.zeros((5, 2)), weight)
 
 
 def test_weights_of_unknown_length_are_checked_when_sizes_are_known():
