@@ -308,7 +308,7 @@ class BaseKMeans(
             is_any = callable(init) or (not is_array and init == "random")
             n_init = 1 if is_array else self._default_n_init if is_any else None
         if is_array:
-            init = check_array(init, dtype=dtype, copy=True, order="C").astype(np.float64)
+            init = check_array(init, dtype=dtype, order="C", input_name="init").astype(np.float64)
             self._check_center_shape(init.shape, data.n_features)
             if n_init != 1:
                 warn(
@@ -332,7 +332,7 @@ class BaseKMeans(
         ) -> Float64:
             state = np.random.RandomState(int(rng.integers(2**31)))
             centers = function(points.astype(dtype), n_clusters, random_state=state)
-            centers = check_array(centers, dtype=dtype, order="C")
+            centers = check_array(centers, dtype=dtype, order="C", input_name="init")
             given = f" init was given {len(points)} points, in which equal rows are joined."
             self._check_center_shape(centers.shape, points.shape[1], given)
             result: Float64 = centers.astype(np.float64)

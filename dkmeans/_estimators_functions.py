@@ -103,7 +103,7 @@ def kmeans_plusplus(
     """
     check_columns(X, "kmeans_plusplus")
     check_unmasked("sample_weight", sample_weight)
-    X = check_array(X, dtype=[np.float64, np.float32])  # noqa: N806 - scikit-learn's name
+    X = check_array(X, dtype=[np.float64, np.float32], input_name="X")  # noqa: N806 - scikit-learn's name
     check_integer("n_clusters", n_clusters, 1)
     if n_local_trials is not None:
         check_integer("n_local_trials", n_local_trials, 1)

@@ -532,8 +532,9 @@ def test_other_features_than_fitted(kind, method):
     [
         (normal(2, 3), r"initial centers \(2, 3\) does not match the number of clusters 3"),
         (normal(3, 2), r"initial centers \(3, 2\) .* number of features of the data 3"),
-        (np.full((3, 3), np.nan), "contains NaN"),
+        (np.full((3, 3), np.nan), "Input init contains NaN"),
         (lambda rows, k, random_state: rows[:2], "does not match the number of clusters 3"),  # noqa: ARG005
+        (lambda rows, k, random_state: rows[:3] * np.nan, "Input init contains NaN"),  # noqa: ARG005
     ],
 )
 def test_centres_to_start_from_that_will_not_do(kind, init, words):

@@ -183,7 +183,7 @@ def test_values_whose_squares_no_float_holds(makers, kind, estimator):
 
 def test_functions_refuse_what_is_not_finite():
     for function in (k_means, kmeans_plusplus):
-        refused(lambda: function(with_value(np.nan), 3), ValueError, "NaN")  # noqa: B023 - called at once
+        refused(lambda: function(with_value(np.nan), 3), ValueError, "Input X contains NaN")  # noqa: B023 - called at once
 
 
 def test_kmeans_plusplus_refuses_what_classes_refuse():
