@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import cached_property, partial
 from numbers import Real
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -216,11 +216,12 @@ class Checkpoint:
                 raise self.of_another(what, change)
 
 
-def _told(value: Any) -> str:
+def _told(value: Any, within: tuple[Any, ...] = ()) -> str:
     """Return a parameter as a text: the same for equal values, and another for others.
 
     A function is known by its name, its code and the numbers, texts and arrays that it was made
-    with; what it looks up when it is called is not seen, nor what other objects hold.
+    with; what it looks up when it is called is not seen, nor what other objects hold. Those that it
+    is told `within` know of it already.
     """
     if isinstance(value, np.ndarray):
         return f"array {value.shape} {value.dtype} {_digest(np.ascontiguousarray(value).tobytes())}"
@@ -231,17 +232,26 @@ def _told(value: Any) -> str:
     if value is None or isinstance(value, str | Real):
         return repr(value)
     if isinstance(value, tuple):
-        return f"({', '.join(map(_told, value))})"
+        return f"({', '.join(_told(each, within) for each in value)})"
     if isinstance(value, partial):
-        return f"partial {_told((value.func, *value.args, *value.keywords.items()))}"
+        return f"partial {_told((value.func, *value.args, *value.keywords.items()), within)}"
     named = value if hasattr(value, "__qualname__") else type(value)
     name = f"{named.__module__}.{named.__qualname__}"
     if not isinstance(value, FunctionType):
         return name
-    inner = tuple(cell.cell_contents for cell in value.__closure__ or ())
+    inner = map(_content, value.__closure__ or ())
     members = *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).items(), *inner
-    told = [_told(each) for each in members if each is not value]
+    within = (*within, value)
+    told = [_told(each, within) for each in members if not any(each is one for one in within)]
     return f"{name} {_digest(f'{_told_of_code(value.__code__)} {told}'.encode(), 4)}"
+
+
+def _content(cell: CellType) -> Any:
+    """Return what a function has of the one around it; None of what that has not yet made."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _told_of_code(code: CodeType) -> str:

@@ -280,6 +280,20 @@ def given_rows(X, n_clusters, random_state, start=0):  # noqa: N803, ARG001 - sc
     return X[start : start + n_clusters]
 
 
+def chosen_by_each_other(start):
+    """A function that knows another one, which knows it; and a name that has no value yet."""
+
+    def init(X, n_clusters, random_state):  # noqa: N803, ARG001 - scikit-learn's names
+        return X[chosen(n_clusters)] if start < K else later
+
+    def chosen(n_clusters):
+        return slice(start, start + n_clusters) if callable(init) else None
+
+    if start >= K:
+        later = None
+    return init
+
+
 def code_of(body):
     """The function that a file of this text defines."""
     names = {"__name__": "their_module"}
@@ -301,8 +315,13 @@ def code_of(body):
             code_of("\n    return X[:n_clusters]"),
             [code_of("return X[1:][:n_clusters]"), code_of("return X[2:][:n_clusters]")],
         ),
+        (
+            chosen_by_each_other(0),
+            chosen_by_each_other(0),
+            [chosen_by_each_other(1), first_rows(K)],
+        ),
     ],
-    ids=["closure", "partial", "edited"],
+    ids=["closure", "partial", "edited", "mutual"],
 )
 def test_functions_are_the_same_if_they_do_the_same(init, same, others, place, ending):
     interrupted(ending, 2, ROWS, place, init=init, n_init=1)
