@@ -18,13 +18,16 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path, PurePath
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from dkmeans import _stores
 from dkmeans._cli_cluster import Command, Workplace, add_options
 from dkmeans._validation import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from dkmeans._passes import Progress
 
 _LOG = logging.getLogger("dkmeans")
 
@@ -35,19 +38,6 @@ _ASK_SECONDS = 5.0  # that workers have for telling what memory they took
 
 # What a log record has anyway; the rest is what it was given as `extra`.
 _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
-
-
-class Progress(Protocol):
-    """Who is told how passes go."""
-
-    def begin(self, name: str, nbytes: int, n_pixels: int) -> None:
-        """Take note that a pass over `nbytes`, which are `n_pixels`, begins."""
-
-    def advance(self, nbytes: int) -> None:
-        """Another `nbytes` have been read and dealt with."""
-
-    def end(self) -> None:
-        """Take note that the pass is over."""
 
 
 def record_options(command: Command) -> Command:
@@ -104,7 +94,7 @@ class Recorder:
     log_json: str | None = None
     record: str | None = None
     performance_report: str | None = None
-    display: Progress | None = None
+    display: "Progress | None" = None
     _passes: list[dict[str, Any]] = field(default_factory=list)
     _events: list[dict[str, Any]] = field(default_factory=list)
     _cluster: dict[str, Any] | None = None
