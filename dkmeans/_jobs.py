@@ -343,7 +343,7 @@ def predict(
         given.n_rows,
         given.n_features,
         found.counts,
-        found.inertia(centers),
+        found.inertia(centers.frame),
         found.ranges.n_missing,
     )
 

@@ -3,37 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
 from dkmeans import _passes
-from dkmeans._frame import Centers, Int64, Ranges
-from dkmeans._kernels import sums as sum_kernels
+from dkmeans._frame import Centers
+from dkmeans._lloyd_passes import Measured
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._tables import TablePiece
 from dkmeans._tables_blocks import blocks
 from dkmeans._tables_regions import Region
 from dkmeans.images._site import Site
 from dkmeans.images._store import ArrayWriter
-
-
-@dataclass(frozen=True, eq=False)
-class Labelled:
-    """What is known of rows that have been labelled: ranges, rows of each cluster, distances."""
-
-    ranges: Ranges
-    counts: Int64
-    limbs: Int64
-
-    def merge(self, other: "Labelled") -> "Labelled":
-        """Return what is known of both."""
-        limbs = self.limbs + other.limbs
-        sum_kernels.carry_limbs(limbs)
-        return Labelled(self.ranges.merge(other.ranges), self.counts + other.counts, limbs)
-
-    def inertia(self, centers: Centers) -> float:
-        """Return the sum of squared distances."""
-        return replace(centers.frame.totals(1), limbs=self.limbs).inertia
 
 
 @dataclass(frozen=True)
@@ -45,34 +27,22 @@ class _Label:
     document: bytes | None
     height: int
 
-    def __call__(self, partition: Partition, tick: Ticker) -> Labelled:
-        found: Labelled | None = None
-        for piece in partition:
-            part = self._write(piece, tick)
-            found = part if found is None else found.merge(part)
-        assert found is not None  # noqa: S101 - a partition has a piece
-        return found
+    def __call__(self, partition: Partition, tick: Ticker) -> Measured:
+        return reduce(Measured.merge, (self._write(piece, tick) for piece in partition))
 
-    def _write(self, piece: _passes.Piece, tick: Ticker) -> Labelled:
+    def _write(self, piece: _passes.Piece, tick: Ticker) -> Measured:
         assert isinstance(piece, TablePiece)  # noqa: S101 - tells the type checker what tables are made of
         [chunk] = piece.windows
         across = math.prod(chunk.size[1:])
         bands = tuple(band for _, _, band in chunk.bands(self.height * across))
         labels = np.empty(chunk.size, np.int32)
-        found: Labelled | None = None
+        found = []
         for block in blocks((replace(piece, windows=bands),), tick):
-            assigned = self.centers.assign(block.values)
+            measured, assigned = Measured.of(block, self.centers)
             labels[_inside(block.region, chunk)] = assigned.reshape(block.region.size)
-            ranges, used = Ranges.of(block.values, None, block.numbers)
-            counts = np.bincount(assigned[used], minlength=len(self.centers.offsets))
-            limbs = self.centers.frame.totals(1).limbs
-            distances = self.centers.squared_distances(block.values, assigned)
-            sum_kernels.add_exactly(distances[used], limbs)
-            part = Labelled(ranges, counts, limbs)
-            found = part if found is None else found.merge(part)
+            found.append(measured)
         ArrayWriter(self.place, "", self.document).write(chunk.start, labels)
-        assert found is not None  # noqa: S101 - a region has rows
-        return found
+        return reduce(Measured.merge, found)
 
 
 def _inside(region: Region, chunk: Region) -> tuple[slice, ...]:
@@ -87,7 +57,7 @@ def write_labels(
     height: int,
     centers: Centers,
     site: Site,
-) -> Labelled:
+) -> Measured:
     """Label rows in one pass, and write the labels.
 
     Parameters
@@ -106,4 +76,4 @@ def write_labels(
     Memory: the labels of a chunk, and some blocks, for each task that runs.
     """
     work = _Label(centers, site.place, site.document(""), height)
-    return passes.run("predict", work, _passes.partition(pieces), Labelled.merge)
+    return passes.run("predict", work, _passes.partition(pieces), Measured.merge)

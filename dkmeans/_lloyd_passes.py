@@ -7,12 +7,12 @@ left to refine.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from dkmeans import _passes, _seeding, _seeding_parallel, _summary_looks, _summary_rows
-from dkmeans._frame import Centers, Float64, Frame, Int64, Ranges, Rows
+from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows
 from dkmeans._kernels import sums as sum_kernels
 from dkmeans._lloyd import Solution
 from dkmeans._lloyd_refine import MOMENTUM_OF_PASSES, Options, Standing, refine
@@ -22,7 +22,7 @@ from dkmeans._seeding import Seeding
 from dkmeans._summary import ColourCounts, ColourSummary
 from dkmeans._summary_looks import Look
 from dkmeans._summary_rows import RowSummary
-from dkmeans._tables import Table, table
+from dkmeans._tables import Block, Table, table
 from dkmeans._tables_blocks import blocks
 
 IN_PART = 2400  # rows a cluster; of so many, restarts run on a part
@@ -234,6 +234,36 @@ def _as_rows(rows: Rows, counts: Int64, frame: Frame, solution: Solution) -> Sol
 # Scores
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What is known of rows that were assigned: ranges, rows of each cluster, squared distances."""
+
+    ranges: Ranges
+    counts: Int64
+    limbs: Int64
+
+    @classmethod
+    def of(cls, block: Block, centers: Centers) -> tuple[Self, Int32]:
+        """Assign the rows of a block; return what is known of them, and their labels."""
+        ranges, used = Ranges.of(block.values, block.weights, block.numbers)
+        labels = centers.assign(block.values)
+        distances = centers.squared_distances(block.values, labels, block.weights)
+        totals = centers.frame.totals(0)
+        sum_kernels.add_exactly(distances[used], totals.limbs)
+        counts = np.bincount(labels[used], minlength=len(centers.offsets))
+        return cls(ranges, counts, totals.limbs), labels
+
+    def merge(self, other: "Measured") -> "Measured":
+        """Return what is known of both."""
+        limbs = self.limbs + other.limbs
+        sum_kernels.carry_limbs(limbs)
+        return Measured(self.ranges.merge(other.ranges), self.counts + other.counts, limbs)
+
+    def inertia(self, frame: Frame) -> float:
+        """Return the sum of squared distances, times weights."""
+        return replace(frame.totals(0), limbs=self.limbs).inertia
+
+
 def inertia(
     passes: Passes, data: Table, centers: Centers, check: Callable[[Ranges], None]
 ) -> float:
@@ -242,33 +272,17 @@ def inertia(
     `check` is called with the ranges of the rows; it raises if they will not do.
     """
     partitions = _passes.partition(data.pieces)
-    ranges, limbs = passes.run("measure", _Measure(centers), partitions, _merge_measured)
-    check(ranges)
-    return replace(centers.frame.totals(1), limbs=limbs).inertia
-
-
-_Measured = tuple[Ranges, Int64]
+    found = passes.run("measure", _Measure(centers), partitions, Measured.merge)
+    check(found.ranges)
+    return found.inertia(centers.frame)
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """Sums the squared distances of the rows of a partition."""
+    """Measures the rows of a partition."""
 
     centers: Centers
 
-    def __call__(self, partition: Partition, tick: Ticker) -> _Measured:
-        parts = []
-        for block in blocks(partition, tick):
-            ranges, used = Ranges.of(block.values, block.weights, block.numbers)
-            labels = self.centers.assign(block.values)
-            distances = self.centers.squared_distances(block.values, labels, block.weights)
-            limbs = self.centers.frame.totals(1).limbs
-            sum_kernels.add_exactly(distances[used], limbs)
-            parts.append((ranges, limbs))
-        return reduce(_merge_measured, parts)
-
-
-def _merge_measured(a: _Measured, b: _Measured) -> _Measured:
-    limbs = a[1] + b[1]
-    sum_kernels.carry_limbs(limbs)
-    return a[0].merge(b[0]), limbs
+    def __call__(self, partition: Partition, tick: Ticker) -> Measured:
+        found = (Measured.of(block, self.centers)[0] for block in blocks(partition, tick))
+        return reduce(Measured.merge, found)
