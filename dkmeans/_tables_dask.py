@@ -159,7 +159,7 @@ class ZarrRows(RowArray):
         extents = zip(array.shape[:-1], self._steps, strict=True)
         if max((extent // step for extent, step in extents), default=0) > _MOST_REGIONS:
             raise SourceError(
-                f"{self._source.name}: of shape {array.shape} in chunks of {array.chunks}, more "
+                f"{self._source.path}: of shape {array.shape} in chunks of {array.chunks}, more "
                 "than can be listed; write it again in larger chunks."
             )
         self._chunks = regular(array.shape[:-1], self._steps)

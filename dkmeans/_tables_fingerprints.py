@@ -56,7 +56,7 @@ def folder_of(array: Any) -> str | None:
     if isinstance(array, np.ndarray) or dask.is_dask_collection(array):
         return None
     source = _source_of(array)
-    return source.name if isinstance(source.store, str) else None
+    return source.path if isinstance(source.store, str) else None
 
 
 def _source_of(array: Any) -> ZarrSource:
@@ -110,7 +110,7 @@ def _of_zarr(source: ZarrSource) -> Iterator[str]:
     if not isinstance(source.store, str):
         yield from _of_looks(StoredArray(source))
         return
-    folder = Path(source.store, source.path)
+    folder = Path(source.store, source.inside)
     try:
         for name, size, changed in states(str(folder)):
             if not name.endswith("zarr.json"):  # metadata are described already

@@ -79,8 +79,8 @@ class ZarrSource(RowSource):
     ----------
     store
         The folder or URL, or the Zarr array itself where it lies elsewhere.
-    path
-        Of the array in the folder.
+    inside
+        The path of the array in the folder.
     shape, stored, dtype
         The shape; the dtype as stored, and of the blocks that passes see.
     raw
@@ -93,7 +93,7 @@ class ZarrSource(RowSource):
     """
 
     store: Any
-    path: str
+    inside: str
     shape: tuple[int, ...]
     stored: np.dtype[Any]
     dtype: np.dtype[Any]
@@ -119,9 +119,9 @@ class ZarrSource(RowSource):
         return cls(store, path, array.shape, array.dtype, dtype, in_memory, raw, table, number)
 
     @property
-    def name(self) -> str:
+    def path(self) -> str:
         """What to call it in messages."""
-        return f"{self.store}/{self.path}".rstrip("/") if self.path else str(self.store)
+        return f"{self.store}/{self.inside}" if self.inside else str(self.store)
 
     @property
     def is_kept(self) -> bool:
@@ -134,8 +134,8 @@ class ZarrSource(RowSource):
             return self.store
         import zarr  # noqa: PLC0415 - slow
 
-        with _reading(self.name):
-            return zarr.open_array(_at(self.store), path=self.path, mode="r")
+        with _reading(self.path):
+            return zarr.open_array(_at(self.store), path=self.inside, mode="r")
 
     def described(self) -> str:
         """Return the metadata, but for attributes, as a text."""
@@ -195,7 +195,7 @@ class _Reader:
         return values
 
     def _reading(self, region: Region) -> AbstractContextManager[None]:
-        return _reading(f"{self._source.name}, from {region.start} on")
+        return _reading(f"{self._source.path}, from {region.start} on")
 
 
 class StoredArray:
@@ -212,7 +212,7 @@ class StoredArray:
 
     def __getitem__(self, index: Any) -> Any:
         array = self.source.open()
-        with _reading(self.source.name):
+        with _reading(self.source.path):
             return np.asarray(array[index])
 
 

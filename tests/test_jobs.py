@@ -426,6 +426,15 @@ def test_the_model_is_json(folder):
     assert json.loads((folder / "m.json").read_text())["format"] == "dkmeans-model"
 
 
+def test_the_log_names_the_data(folder):
+    made = run("fit", "rows.zarr", "m.json", "-k", str(K), "--log-json", "log", "--quiet")
+    assert made.exit_code == 0
+    lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    parts = [line["part"] for line in lines if line["event"] == "partition-done"]
+    assert parts
+    assert all(part.startswith(f"{folder / 'rows.zarr'}, rows ") for part in parts)
+
+
 def test_summaries(folder):
     del folder
     console = Console(file=io.StringIO(), width=200)
