@@ -77,7 +77,8 @@ _sources = click.argument("sources", nargs=-1, metavar="SOURCE...", callback=_re
 @click.option(
     "--staging",
     metavar="FOLDER",
-    help="Where to keep decoded pixels between the passes; beside OUTPUT by default.",
+    help="Where to keep decoded pixels between the passes; by default beside OUTPUT, and nowhere "
+    "if OUTPUT is in S3.",
 )
 @resume_option
 @job_options
@@ -117,8 +118,8 @@ def quantize(ctx: click.Context, /, sources: tuple[str, ...], output: str, **opt
 def ingest(ctx: click.Context, /, sources: tuple[str, ...], store: str, **options: Any) -> None:
     """Copy images into a Zarr store, which is read in parallel and in any order.
 
-    SOURCE is an image file, a folder, or a pattern such as "scans/*.tif". STORE is a name ending
-    in .zarr.
+    SOURCE is an image file, a folder, a pattern such as "scans/*.tif", or a Zarr store. STORE is a
+    name ending in .zarr.
     """
     from dkmeans import _report, images  # noqa: PLC0415 - slow
 

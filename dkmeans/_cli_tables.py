@@ -62,7 +62,8 @@ def _refuse_infinite(_: click.Context, __: click.Parameter, tol: float | None) -
     type=click.FloatRange(min=0),
     callback=_refuse_infinite,
     metavar="T",
-    help="End when centres move less; 1e-4 by default, for minibatch 0.",
+    help="End when centres move less, or a pass over all rows wins less than 5 T; 1e-4 by default, "
+    "for minibatch 0.",
 )
 @click.option(
     "--missing",
@@ -82,7 +83,8 @@ def _refuse_infinite(_: click.Context, __: click.Parameter, tol: float | None) -
 def fit(ctx: click.Context, /, data: str, model: str, **options: Any) -> None:
     """Find the centres of clusters in a table of any size, and write them as a model.
 
-    DATA is a Zarr array, its last axis the features, or a .npy file. MODEL is a JSON file.
+    DATA is a Zarr array, its last axis the features, or a .npy file. MODEL is a JSON file, to be
+    written.
     """
     from dkmeans import _jobs, _report_tables  # noqa: PLC0415 - slow
 

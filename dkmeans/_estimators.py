@@ -44,7 +44,7 @@ class KMeans(BaseKMeans):
     tol
         A run ends when the squared movement of all centres is at most `tol` times the mean variance
         of the features; over data larger than a summary also when a pass lowers the inertia by less
-        than `tol` times itself. With 0 it goes on until no centre moves.
+        than 5 `tol` times itself. With 0 it goes on until no centre moves.
     verbose
         Print a line for each iteration and pass.
     random_state
@@ -71,7 +71,8 @@ class KMeans(BaseKMeans):
     counts_
         (n_clusters,): the rows of each cluster, int64; with weights their weight, float64.
     n_passes_
-        How often `fit` read the data; once to find chunk sizes of Dask's that are unknown.
+        How often `fit` read the data. The read that finds the chunk sizes of Dask's, if these are
+        unknown, is one.
     stop_reason_
         "converged", "tol", "max_iter", or "stopped" by a callback.
     n_missing_
@@ -81,7 +82,7 @@ class KMeans(BaseKMeans):
 
     See Also
     --------
-    MiniBatchKMeans : reads data once, and updates the centres by small batches.
+    MiniBatchKMeans : reads data once for the centres, and updates these by small batches.
 
     Notes
     -----
@@ -189,10 +190,18 @@ class KMeans(BaseKMeans):
         OutputError
             If the checkpoint cannot be written, or would lie among the files of the data.
         SourceError
-            If what is at its place is no checkpoint, or a damaged one.
+            If the Zarr array at a path or URL cannot be read; if what is at the checkpoint's place
+            is no checkpoint, or a damaged one.
+        InsufficientMemoryError
+            If the fit needs more memory than there is; nothing has been read then.
+        ClusterError
+            If the cluster is lost, or a part of the work kills each worker that tries it.
+        TypeError
+            For sparse matrices.
         ValueError
-            For data that are not numbers, not finite, fewer than `n_clusters`, or not (n,
-            features); for weights that are negative, all zero, or of another length.
+            For parameters that are not as said; for data that are not numbers, not finite, fewer
+            than `n_clusters`, or not (n, features); for weights that are negative, all zero, or of
+            another length.
         """
         return self._fit(X, sample_weight, checkpoint, None)
 

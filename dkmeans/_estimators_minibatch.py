@@ -33,7 +33,7 @@ class MiniBatchKMeans(BaseKMeans):
         Rows of a batch.
     compute_labels
         Whether to find `labels_` and `inertia_` of all rows after the fit, which reads them once
-        more; else `inertia_` is estimated.
+        more; else `inertia_` is estimated, and there are no `labels_`.
     tol
         Stop when a step moves the centres by less: their squared movement is compared with `tol`
         times the mean variance of the features. 0 does not.
@@ -67,9 +67,9 @@ class MiniBatchKMeans(BaseKMeans):
 
     Notes
     -----
-    `fit` reads the data once and keeps the summary that `KMeans` keeps: all rows, or a sample of
-    ``max(131072, 5000 * n_clusters)`` where they are too many. Batches are drawn from it, so
-    each holds rows from all over the data, however they are sorted.
+    `fit` finds the centres in one read, which keeps the summary that `KMeans` keeps: all rows, or a
+    sample of ``max(131072, 5000 * n_clusters)`` where they are more, or than fill 512 MiB. Batches
+    are drawn from it, so each holds rows from all over the data, however they are sorted.
 
     `partial_fit` is one step with the rows given, as one of `fit` is with rows drawn. It goes on
     from a model that was fitted, pickled, or saved and loaded, with the same bits.
@@ -138,7 +138,7 @@ class MiniBatchKMeans(BaseKMeans):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:  # noqa: ARG002, N803 - scikit-learn's names
         """Find the centres by batches drawn from all rows.
 
-        The parameters and what is raised are those of `KMeans.fit`.
+        The parameters and what is raised are those of `KMeans.fit`, but for `checkpoint`.
         """
         return self._fit(X, sample_weight, None)
 
@@ -164,8 +164,8 @@ class MiniBatchKMeans(BaseKMeans):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:  # noqa: ARG002, N803 - scikit-learn's names
         """Take one step with the rows given, all of them one batch, in memory.
 
-        The parameters and what is raised are those of `KMeans.fit`; after the first batch there may
-        be fewer rows than clusters. Lazy data are computed.
+        The parameters and what is raised are those of `KMeans.fit`, but for `checkpoint`; after the
+        first batch there may be fewer rows than clusters. Lazy data are computed.
         """
         first = not hasattr(self, "cluster_centers_")
         data = self._table(X, sample_weight, reset=first)

@@ -121,6 +121,10 @@ def ingest(
         If the store's name has another ending, or the interrupted job had other sources.
     SourceError
         If no source can be read to its end, or one has changed since the job was interrupted.
+    InsufficientMemoryError
+        If the job needs more memory than there is; nothing has been done then.
+    ClusterError
+        If the cluster is lost, or a part of the work kills each worker that tries it.
     OutputError
         If the store exists, is being written by another job, or cannot be written. What is done
         stays in a folder beside it, to be resumed.

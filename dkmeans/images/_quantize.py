@@ -102,10 +102,10 @@ def quantize(
     run on the active Dask scheduler, threads by default. The result has the same bytes for any
     scheduler, number of workers and layout of the sources.
 
-    Memory is bounded, whatever the size of the pictures: some 64 MiB a worker for the counts,
-    12 bytes for each distinct colour, and a few blocks. A source that can only be read from first
-    to last (JPEG, PNG, WebP) is kept decoded on disk between the passes if half of the free space
-    suffices, and decoded twice otherwise.
+    Memory is bounded, whatever the size of the pictures: for counts a table of 32 MiB a thread, and
+    more of them on clusters; 12 bytes for each distinct colour; and a few blocks. A source that can
+    only be read from first to last (JPEG, PNG, WebP, TIFF in one compressed strip) is kept decoded
+    on disk between the passes if half of the free space suffices, and decoded twice otherwise.
 
     Parameters
     ----------
@@ -157,6 +157,10 @@ def quantize(
         If an argument has a value that is not allowed, or another one than the interrupted job.
     SourceError
         If no source can be read to its end, or one has changed since the job was interrupted.
+    InsufficientMemoryError
+        If the job needs more memory than there is; nothing has been done then.
+    ClusterError
+        If the cluster is lost, or a part of the work kills each worker that tries it.
     OutputError
         If the output exists, is being written by another job, or cannot be written. Outputs that
         are finished stay; what is done of others stays in a folder beside them, to be resumed.
