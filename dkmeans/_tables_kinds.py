@@ -108,9 +108,15 @@ def opened(data: Any, weights: Any, feature_dim: str | None, name: str) -> Given
     return given
 
 
+def _at(path: str | os.PathLike[str], name: str) -> Any:
+    if not str(path):  # it would be the working folder
+        raise InvalidArgumentError(f"{name} is ''; it must be the path of a Zarr array.")
+    return open_array(os.fspath(path))
+
+
 def _array(data: Any, name: str) -> Any:
     if isinstance(data, str | os.PathLike):
-        return open_array(os.fspath(data))
+        return _at(data, name)
     if isinstance(data, np.ndarray):
         check_unmasked(name, data)
         return np.asarray(data)
@@ -155,7 +161,7 @@ def _plain(weights: Any) -> Any:
     if _is_a(weights, "xarray", "DataArray"):
         return _plain(weights.data)
     if isinstance(weights, str | os.PathLike):
-        weights = open_array(os.fspath(weights))
+        weights = _at(weights, "sample_weight")
     if _is_a(weights, "zarr", "Array"):
         return StoredArray(ZarrSource.of(weights, np.dtype(np.float64)))
     check_unmasked("sample_weight", weights)

@@ -281,6 +281,20 @@ def test_no_checkpoint_among_the_data(place, folder):
     assert left(folder) == []
 
 
+@pytest.mark.parametrize(
+    "command", [("fit", "", "m.json", "-k", "4"), ("predict", "m.json", "", "l.zarr")]
+)
+def test_no_name_is_not_the_working_folder(command, folder):
+    result = run(*command)
+    assert result.exit_code == 2
+    assert "a source is ''; it must be a path." in result.stderr
+    assert left(folder) == []
+    with pytest.raises(InvalidArgumentError, match=r"^X is ''; it must be the path"):
+        dkmeans.KMeans(2).fit("")
+    with pytest.raises(InvalidArgumentError, match=r"^sample_weight is ''; it must be the path"):
+        dkmeans.KMeans(2).fit("rows.zarr", sample_weight="")
+
+
 def test_parameters_are_checked_first(folder):
     for options in (
         {"n_clusters": 0},

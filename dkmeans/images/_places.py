@@ -48,8 +48,10 @@ def refuse_among(name: str, output: Place, sources: Sequence[Place]) -> None:
     Raises
     ------
     InvalidArgumentError
-        If the output is no place.
+        If the output is no place, or a source is an empty text, which would be the working folder.
     """
+    if "" in sources:
+        raise InvalidArgumentError("a source is ''; it must be a path.")
     place = _stores.absolute(output if _stores.is_url(output) else as_path(name, output))
     is_store = place.suffix.lower() == ".zarr"  # which is replaced with all that lies in it
     for source in sources:

@@ -104,7 +104,7 @@ def as_list(sources: Paths) -> list[Path | str]:
     if not paths:
         raise InvalidArgumentError("sources is empty; give files, folders, globs or Zarr arrays.")
     for path in paths:
-        if not isinstance(path, str | os.PathLike) or "\0" in str(path):
+        if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
             raise InvalidArgumentError(f"sources holds {path!r}; each must be a path.")
         if _stores.is_url(path):
             continue
@@ -119,8 +119,7 @@ def find(sources: Paths) -> list[Found]:
     """Expand sources to images and probe each, in the order given; folders in sorted order.
 
     A folder is searched to any depth for the suffixes of `_raster.SUFFIXES` and for Zarr, also in
-    S3. What
-    cannot be read is listed with the reason; what has another suffix is passed over.
+    S3. What cannot be read is listed with the reason; what has another suffix is passed over.
     """
     found: list[Found] = []
     for path in as_list(sources):
