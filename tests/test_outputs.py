@@ -27,7 +27,7 @@ from dkmeans.images._manifest import begin
 from dkmeans.images._outputs import PngFile, TiffFile, ZarrLabels, label_windows
 from dkmeans.images._places import refuse_among
 from dkmeans.images._raster import RasterSource
-from dkmeans.images._sources import Found
+from dkmeans.images._sources import Found, find
 from dkmeans.images._workspace import opened, place_of
 
 PALETTE = Palette(np.stack([np.arange(5), np.arange(5) * 7, 255 - np.arange(5)], axis=1))
@@ -451,6 +451,20 @@ def test_links_that_go_in_circles(tmp_path, job):
         job(picture, loop / "out.zarr")
     report = job([picture, loop], tmp_path / "out.zarr").report
     assert [entry.error is None for entry in report] == [True, False]
+
+
+def test_what_an_output_is_follows_from_its_own_name_and_not_from_where_a_link_leads(tmp_path):
+    pixels = np.full((4, 5, 3), 7, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for name in ("s.zarr", "o.png"):
+        (tmp_path / name).symlink_to(tmp_path / f"disk-of-{name[0]}")
+    ingest(tmp_path / "a.png", tmp_path / "s.zarr")
+    [stored] = find(tmp_path / "s.zarr")
+    np.testing.assert_array_equal(next(stored.source.read([Window(0, 0, 4, 5)])), pixels)
+    quantize(tmp_path / "s.zarr", tmp_path / "o.png")
+    np.testing.assert_array_equal(Image.open(tmp_path / "disk-of-o").convert("RGB"), pixels)
+    kept = {"a.png", "s.zarr", "o.png", "disk-of-s", "disk-of-o"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 @pytest.mark.parametrize("source", ["d.zarr/in", "link", "*/in"])

@@ -62,7 +62,7 @@ class Destination:
 
     def __init__(self, output: str | Path, found: Sequence[Found], *, is_single: bool) -> None:
         self.path = Path(_stores.absolute(output))
-        self.kind = kind_of(self.path)
+        self.kind = kind_of(Path(output))  # what a link leads to may have any name
         names = name_files(output, self.kind, found, is_single=is_single)
         self.files = {index: self.path / name for index, name in names.items()}
         if self.kind != "folder" and not self.path.parent.is_dir():

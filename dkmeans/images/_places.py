@@ -7,7 +7,7 @@ import fnmatch
 import glob
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from dkmeans import _stores
@@ -53,7 +53,7 @@ def refuse_among(name: str, output: Place, sources: Sequence[Place]) -> None:
     if "" in sources:
         raise InvalidArgumentError("a source is ''; it must be a path.")
     place = _stores.absolute(output if _stores.is_url(output) else as_path(name, output))
-    is_store = place.suffix.lower() == ".zarr"  # which is replaced with all that lies in it
+    is_store = PurePath(output).suffix.lower() == ".zarr"  # replaced with all that lies in it
     for source in sources:
         other = _stores.absolute(source)
         if place == other:
