@@ -548,6 +548,21 @@ def test_a_second_job_is_refused_and_told_who_holds_the_output(tmp_path):
         pass
 
 
+def test_a_job_that_cannot_sign_its_lock_gives_it_back(tmp_path, monkeypatch):
+    place, output = tmp_path / ".a.dkmeans", tmp_path / "a.png"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "truncate", full)
+        with pytest.raises(OutputError, match=r"a\.png: .*disk is full"), opened(place, output):
+            pass
+    assert not list(tmp_path.iterdir())
+    with opened(place, output):
+        pass
+
+
 def test_the_lock_goes_with_its_process(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path\n"

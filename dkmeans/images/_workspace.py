@@ -122,6 +122,8 @@ def opened(place: Path, output: Path) -> Iterator[Workspace]:
                 folder.mkdir(parents=True, exist_ok=True)
             lock = _entered(place, output)
         try:
+            with writing(output):
+                _sign(lock)
             yield from used(Workspace(place), output)
         finally:
             _leave(place, lock)
@@ -180,7 +182,6 @@ def _entered(place: Path, output: Path) -> int:
             os.close(descriptor)
             raise OutputError(refusal(output, signed))
         if _is_there(descriptor, place / LOCK):
-            _sign(descriptor)
             return descriptor
         os.close(descriptor)
     raise OutputError(f"{place}: jobs come and go too fast; run again.")
