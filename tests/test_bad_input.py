@@ -372,6 +372,8 @@ def test_a_palette_with_too_many_colours(tmp_path):
     palette = Palette(np.arange(900).reshape(300, 3) % 251)
     with pytest.raises(InvalidArgumentError, match="the number of colours in palette is 300"):
         quantize(tmp_path / "a.png", tmp_path / "out.png", palette=palette)
+    with pytest.raises(InvalidArgumentError, match="n_colors is 0"):
+        quantize(tmp_path / "a.png", tmp_path / "out.zarr", palette=palette, n_colors=0)
     quantize(tmp_path / "a.png", tmp_path / "out.zarr", palette=palette)
 
 
@@ -637,6 +639,16 @@ def test_kernels_compile_where_the_cache_cannot_be_written_any_more(monkeypatch,
     open_folder.chmod(0o777)
     assert compiled(1.0) == 2
     assert list(open_folder.rglob("*.nbc")), "the second signature is kept"
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_kernels_compile_where_the_cache_is_damaged(monkeypatch, tmp_path, suffix):
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    assert kernels.kernel(increase)(1) == 2
+    [file] = tmp_path.rglob(f"*.{suffix}")
+    file.write_bytes(b"")
+    assert kernels.kernel(increase)(1) == 2
+    assert file.stat().st_size > 0, "what was compiled is kept again"
 
 
 # Interrupts

@@ -129,9 +129,14 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba is Any to the type c
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the compiled code, or None; the first time in a process, that is logged."""
         found = None
-        with suppress(OSError):
+        try:
             rtsys.initialize(target_context)
             found = self._load_overload(sig, target_context)
+        except OSError:
+            pass
+        except Exception:  # noqa: BLE001 - what is damaged, as by a loss of power, raises anything
+            with suppress(OSError):
+                self.flush()
         if found is None and not _Cache._told:
             _Cache._told = True
             _LOG.info("compiling kernels, once")
