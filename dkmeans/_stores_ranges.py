@@ -85,13 +85,14 @@ class ObjectFile(io.RawIOBase):
     def _bytes(self, index: int) -> bytes:
         """Return the bytes of a request; send those after it too if it follows the last one."""
         ahead = _AHEAD if index == self._last + 1 and index else 0
-        for i in range(index, index + 1 + ahead):
-            if i not in self._held and i * self._step < self._state[0]:
+        n = -(-self._state[0] // self._step)
+        for i in range(index, min(index + 1 + ahead, n)):
+            if i not in self._held:
                 stop = min((i + 1) * self._step, self._state[0])
                 self._held[i] = self._threads.submit(
                     objects.read_range, self._url, self._state, i * self._step, stop
                 )
-        self._held.move_to_end(index)
+            self._held.move_to_end(i)  # what was read before goes first
         while len(self._held) > _AHEAD + 2:
             self._held.popitem(last=False)
         self._last = index

@@ -52,6 +52,22 @@ def test_an_object_is_read_like_a_file(s3):
     assert list(_stores.stretches(place, _stores.state(place), places)) == wanted
 
 
+def test_each_part_of_a_file_is_asked_for_once(s3, monkeypatch):
+    place, asked = f"{s3}/a", []
+    _stores.write(place, BYTES)
+    read_range = _stores_objects.read_range
+
+    def noted(url, state, start, stop):
+        asked.append(start)
+        return read_range(url, state, start, stop)
+
+    monkeypatch.setattr(_stores_objects, "read_range", noted)
+    with _stores.opened(place, _stores.state(place), len(BYTES) // 30) as file:
+        while file.read(10_000):
+            pass
+    assert sorted(asked) == list(range(0, len(BYTES), len(BYTES) // 30))
+
+
 def test_an_object_that_changes_is_not_read_on(s3):
     place = f"{s3}/a"
     _stores.write(place, BYTES)
