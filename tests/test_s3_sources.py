@@ -110,7 +110,8 @@ def store(url):
 
 
 def test_patterns(s3):
-    for name in ("x1.png", "x2.png", "y.tif", "in/x3.png", "in/deep/x4.png", ".x5.png", "in/.h/x"):
+    names = "x1.png", "x2.png", "y.tif", "in/x3.png", "in/deep/x4.png", ".x5.png", "in/.h/x"
+    for name in (*names, "of [2020]/a.png"):
         _stores.write(f"{s3}/{name}", b"no picture")
 
     def matching(pattern):
@@ -121,6 +122,7 @@ def test_patterns(s3):
     assert matching("*/x3.png") == ["in/x3.png"]
     assert matching("**/x*.png") == ["in/deep/x4.png", "in/x3.png", "x1.png", "x2.png"]
     assert matching("i*") == ["in/x3.png", "in/deep/x4.png"]  # as a folder
+    assert matching("of*") == matching("of [2020]") == ["of [2020]/a.png"]  # which is no pattern
     assert _sources.find(f"{s3}/z*")[0].error == f"{s3}/z*: nothing matches this pattern."
     assert not _sources.is_single(f"{s3}/x*")
     assert not _sources.is_single(s3)
