@@ -563,6 +563,36 @@ def test_a_job_that_cannot_sign_its_lock_gives_it_back(tmp_path, monkeypatch):
         pass
 
 
+def test_a_workspace_that_somebody_removes_hides_no_error(tmp_path):
+    place, output = tmp_path / ".a.dkmeans", tmp_path / "a.png"
+
+    def job():
+        with opened(place, output) as space:
+            space.is_kept, space.can_resume = (lambda: bool(space.leftovers())), True
+            shutil.rmtree(place)
+            raise KeyError("of the job")
+
+    with pytest.raises(KeyError, match="of the job") as caught:
+        job()
+    assert not hasattr(caught.value, "__notes__"), "nothing is kept"
+
+
+def test_what_cannot_be_swept_does_not_undo_a_job(tmp_path, monkeypatch, caplog):
+    place, output = tmp_path / ".a.dkmeans", tmp_path / "a.png"
+
+    def busy(*_):
+        raise OSError(errno.ENOTEMPTY, "still open elsewhere")
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    with opened(place, output) as space:
+        space.make_run("run")
+    assert f"{output}: done, but not all in {place} can be removed" in caplog.text
+    monkeypatch.undo()
+    with opened(place, output) as space:
+        space.begin_anew(output)
+    assert not place.exists()
+
+
 def test_the_lock_goes_with_its_process(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path\n"

@@ -156,15 +156,22 @@ def used(space: S, output: Place) -> Iterator[S]:
         yield space
     except BaseException as error:
         is_kept = True
-        with suppress(OutputError, SourceError):  # out of reach: then nothing can be swept either
+        try:
             is_kept = space.is_kept()
+        except FileNotFoundError:  # somebody has removed it
+            is_kept = False
+        except (OSError, OutputError, SourceError):
+            pass  # out of reach: then nothing can be swept either
         if not is_kept:
             with suppress(OSError, OutputError, SourceError):  # the first error tells more
                 space.sweep(output)
         elif space.can_resume:
             note_kept(error, space.path)
         raise
-    space.sweep(output)
+    try:
+        space.sweep(output)
+    except (OSError, OutputError, SourceError) as error:
+        _log.warning("%s: done, but not all in %s can be removed (%s).", output, space.path, error)
 
 
 def _entered(place: Path, output: Path) -> int:
