@@ -13,6 +13,7 @@ import zarr
 from PIL import Image
 
 from dkmeans import Palette, quantize
+from dkmeans._tiling import Window
 from dkmeans._validation import OutputError, SourceError
 from dkmeans.images import _raster
 from dkmeans.images._raster import RasterSource
@@ -212,6 +213,15 @@ def test_the_folder_to_wait_in_can_be_chosen(photo, tmp_path, spy):
     assert Path(place).is_relative_to(tmp_path / "fast")
     assert list((tmp_path / "fast").iterdir()) == []
     assert {path.name for path in tmp_path.iterdir()} == {"in.png", "out.png", "fast"}
+
+
+def test_pixels_that_wait_no_more_are_an_error_of_their_source(tmp_path):
+    source = StagedSource("in.png", (4, 5, 3), str(tmp_path / "0.raw"))
+    with pytest.raises(SourceError, match=r"^in\.png: .*0\.raw, cannot be read \(No such file"):
+        next(source.read([Window(0, 0, 4, 5)]))
+    Path(source.file).write_bytes(b"few")
+    with pytest.raises(SourceError, match=r"^in\.png: .*0\.raw, were cut short"):
+        next(source.read([Window(0, 0, 4, 5)]))
 
 
 @pytest.mark.usefixtures("no_room")

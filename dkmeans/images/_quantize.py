@@ -299,6 +299,7 @@ def _check_colors(n_colors: Any, palette: Any, kind: str) -> None:
             f"palette is of type {type(palette).__name__}; it must be a dkmeans.Palette, such as "
             "Palette.load reads from a file."
         )
+    check_integer("n_colors", n_colors, 1)
     check_integer("the number of colours in palette", len(palette), 1, most)
 
 

@@ -68,18 +68,25 @@ class StagedSource:
                 yield block
 
     def read(self, windows: Sequence[Window]) -> Generator[UInt8, None, None]:
-        """Yield the block of each window, (height, width, bands)."""
+        """Yield the block of each window, (height, width, bands).
+
+        Raises
+        ------
+        SourceError
+            If the file cannot be read to its end.
+        """
         _, width, bands = self.shape
-        with Path(self.file).open("rb") as file:
-            for window in windows:
-                rows = np.empty((window.height, width, bands), np.uint8)
-                file.seek(window.y * width * bands)
-                if file.readinto(rows.reshape(-1).data) != rows.size:
-                    raise SourceError(
-                        f"{self.path}: its decoded pixels, staged in {self.file}, were cut short; "
-                        "run again."
-                    )
-                yield rows[:, window.columns]
+        staged = f"{self.path}: its decoded pixels, staged in {self.file},"
+        try:
+            with Path(self.file).open("rb") as file:
+                for window in windows:
+                    rows = np.empty((window.height, width, bands), np.uint8)
+                    file.seek(window.y * width * bands)
+                    if file.readinto(rows.reshape(-1).data) != rows.size:
+                        raise SourceError(f"{staged} were cut short; run again.")
+                    yield rows[:, window.columns]
+        except OSError as error:
+            raise SourceError(f"{staged} cannot be read ({error.strerror}); run again.") from error
 
 
 def plan_staging(usable: Mapping[int, BlockSource], stage: Path) -> dict[int, StagedSource]:
