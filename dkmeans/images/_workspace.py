@@ -170,7 +170,7 @@ def used(space: S, output: Place) -> Iterator[S]:
         raise
     try:
         space.sweep(output)
-    except (OSError, OutputError, SourceError) as error:
+    except OSError as error:  # of files; that another job has taken a place in S3 over is told
         _log.warning("%s: done, but not all in %s can be removed (%s).", output, space.path, error)
 
 
