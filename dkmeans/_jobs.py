@@ -330,7 +330,7 @@ def predict(
         centers = estimator._centers  # noqa: SLF001 - of a class of ours
         found = write_labels(Passes(shown), pieces, height, centers, site)
         with _about(data):
-            estimator._check_finite(found.ranges)  # noqa: SLF001 - of a class of ours
+            estimator._check_finite(found.measured.ranges)  # noqa: SLF001 - of a class of ours
         marks = {"format": "dkmeans-labels", "version": 1, "n_clusters": len(found.counts)}
         target.finish(
             space,
@@ -343,8 +343,8 @@ def predict(
         given.n_rows,
         given.n_features,
         found.counts,
-        found.inertia(centers.frame),
-        found.ranges.n_missing,
+        found.measured.inertia(centers.frame),
+        found.measured.ranges.n_missing,
     )
 
 

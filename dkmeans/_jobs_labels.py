@@ -8,7 +8,7 @@ from functools import reduce
 import numpy as np
 
 from dkmeans import _passes
-from dkmeans._frame import Centers
+from dkmeans._frame import Centers, Int64
 from dkmeans._lloyd_passes import Measured
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._tables import TablePiece
@@ -16,6 +16,18 @@ from dkmeans._tables_blocks import blocks
 from dkmeans._tables_regions import Region
 from dkmeans.images._site import Site
 from dkmeans.images._store import ArrayWriter
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """What is known of rows that have been labelled, and how many each cluster has, (k,)."""
+
+    measured: Measured
+    counts: Int64
+
+    def merge(self, other: "Labelled") -> "Labelled":
+        """Return what is known of both."""
+        return Labelled(self.measured.merge(other.measured), self.counts + other.counts)
 
 
 @dataclass(frozen=True)
@@ -27,10 +39,10 @@ class _Label:
     document: bytes | None
     height: int
 
-    def __call__(self, partition: Partition, tick: Ticker) -> Measured:
-        return reduce(Measured.merge, (self._write(piece, tick) for piece in partition))
+    def __call__(self, partition: Partition, tick: Ticker) -> Labelled:
+        return reduce(Labelled.merge, (self._write(piece, tick) for piece in partition))
 
-    def _write(self, piece: _passes.Piece, tick: Ticker) -> Measured:
+    def _write(self, piece: _passes.Piece, tick: Ticker) -> Labelled:
         assert isinstance(piece, TablePiece)  # noqa: S101 - tells the type checker what tables are made of
         [chunk] = piece.windows
         across = math.prod(chunk.size[1:])
@@ -40,9 +52,10 @@ class _Label:
         for block in blocks((replace(piece, windows=bands),), tick):
             measured, assigned = Measured.of(block, self.centers)
             labels[_inside(block.region, chunk)] = assigned.reshape(block.region.size)
-            found.append(measured)
+            counts = np.bincount(assigned[assigned >= 0], minlength=len(self.centers.offsets))
+            found.append(Labelled(measured, counts))
         ArrayWriter(self.place, "", self.document).write(chunk.start, labels)
-        return reduce(Measured.merge, found)
+        return reduce(Labelled.merge, found)
 
 
 def _inside(region: Region, chunk: Region) -> tuple[slice, ...]:
@@ -57,7 +70,7 @@ def write_labels(
     height: int,
     centers: Centers,
     site: Site,
-) -> Measured:
+) -> Labelled:
     """Label rows in one pass, and write the labels.
 
     Parameters
@@ -76,4 +89,4 @@ def write_labels(
     Memory: the labels of a chunk, and some blocks, for each task that runs.
     """
     work = _Label(centers, site.place, site.document(""), height)
-    return passes.run("predict", work, _passes.partition(pieces), Measured.merge)
+    return passes.run("predict", work, _passes.partition(pieces), Labelled.merge)

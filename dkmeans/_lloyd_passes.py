@@ -236,28 +236,25 @@ def _as_rows(rows: Rows, counts: Int64, frame: Frame, solution: Solution) -> Sol
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What is known of rows that were assigned: ranges, rows of each cluster, squared distances."""
+    """What is known of rows that were assigned: their ranges and squared distances."""
 
     ranges: Ranges
-    counts: Int64
     limbs: Int64
 
     @classmethod
     def of(cls, block: Block, centers: Centers) -> tuple[Self, Int32]:
         """Assign the rows of a block; return what is known of them, and their labels."""
-        ranges, used = Ranges.of(block.values, block.weights, block.numbers)
+        ranges, _ = Ranges.of(block.values, block.weights, block.numbers)
         labels = centers.assign(block.values)
-        distances = centers.squared_distances(block.values, labels, block.weights)
         totals = centers.frame.totals(0)
-        sum_kernels.add_exactly(distances[used], totals.limbs)
-        counts = np.bincount(labels[used], minlength=len(centers.offsets))
-        return cls(ranges, counts, totals.limbs), labels
+        centers.measure(block.values, block.weights, labels, totals)
+        return cls(ranges, totals.limbs), labels
 
     def merge(self, other: "Measured") -> "Measured":
         """Return what is known of both."""
         limbs = self.limbs + other.limbs
         sum_kernels.carry_limbs(limbs)
-        return Measured(self.ranges.merge(other.ranges), self.counts + other.counts, limbs)
+        return Measured(self.ranges.merge(other.ranges), limbs)
 
     def inertia(self, frame: Frame) -> float:
         """Return the sum of squared distances, times weights."""
