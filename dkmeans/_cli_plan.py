@@ -74,8 +74,9 @@ def _is_there(place: str) -> bool:
     """Return whether there is a file, a folder, an object, or anything below it."""
     if not _stores.is_url(place):
         return Path(place).exists()
-    place = place.rstrip("/")
-    return _stores.exists(place) or bool(_stores.names(place))
+    from dkmeans.images import _objects  # noqa: PLC0415 - an extra
+
+    return _objects.is_there(place.rstrip("/"))
 
 
 def _refuse_contradiction(

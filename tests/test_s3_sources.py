@@ -152,11 +152,13 @@ def test_sources_that_cannot_be_read(s3, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_a_plan_knows_sources_from_outputs(pictures, s3):
+def test_a_plan_knows_sources_from_outputs(pictures, s3, s3_running):
     upload(pictures, s3)
+    s3_running.make_bucket("empty")
 
     def planned(*places):
-        words = ["plan", *(f"{s3}/{place}" for place in places), "--no-calibrate", "--json"]
+        urls = [place if "//" in place else f"{s3}/{place}" for place in places]
+        words = ["plan", *urls, "--no-calibrate", "--json"]
         found = CliRunner().invoke(cli, words)
         assert found.exit_code == 0, found.output
         return json.loads(found.output)["n_sources"]
@@ -164,6 +166,7 @@ def test_a_plan_knows_sources_from_outputs(pictures, s3):
     assert planned("a.png", "b.jpg") == planned("a.png", "b.jpg", "out/") == 2
     assert planned("a.png", "inner/") == 5
     assert planned("a.png", "out.zarr") == 1
+    assert planned("a.png", "s3://empty/") == 1
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -69,10 +69,10 @@ def expand(url: str, suffixes: tuple[str, ...]) -> Iterator[Member]:
 
 
 def _pattern(url: str) -> bool:
-    return glob.has_magic(url) and not _is_there(url)
+    return glob.has_magic(url) and not is_there(url)
 
 
-def _is_there(url: str) -> bool:
+def is_there(url: str) -> bool:
     """Return whether there is an object, or a folder of objects."""
     return _object(url) is not None or any(vars(objects.listing(url)).values())
 
@@ -112,7 +112,7 @@ def _matches(url: str, parts: list[str]) -> Iterator[str]:
         place = f"{url}/{part}"
         if rest:
             yield from _matches(place, rest)
-        elif _is_there(place):
+        elif is_there(place):
             yield place
         return
     listing = objects.listing(url)
