@@ -21,7 +21,7 @@ from dkmeans._tables_blocks import blocks
 MIN_ROWS = 1 << 17
 ROWS_PER_CLUSTER = 5000
 MAX_BYTES = 1 << 29
-MIDDLE = 1 << 14  # rows, to tell where the middle of all is
+MIDDLE = 1 << 12  # rows, to tell where the middle of all is
 START_SHARE = 8  # restarts run on one row in so many of a sample
 
 

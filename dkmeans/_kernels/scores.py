@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from dkmeans._kernels import vectors
 from dkmeans._kernels.compile import inline, kernel
+from dkmeans._kernels.writer import BYTES
 
 Float64 = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -16,6 +17,7 @@ Rows = npt.NDArray[Any]
 
 LANES = 256  # rows at a time
 _CACHED = 1 << 17  # bytes of centres
+_ABREAST = 4  # blocks of few features
 _SLIGHTLY = np.float32(2.0**-10)  # more than rounding does to a length
 _EPS = 2.0**-52  # of float64
 
@@ -58,32 +60,36 @@ def compare(
     """
     best[:], second[:], found[:] = np.inf, np.inf, -1
     lanes = block.shape[0]
-    places, scale = np.empty(lanes, np.int64), np.full(1, unit, shift.dtype)
+    following, scale = np.empty(lanes, np.int64), np.full(1, unit, shift.dtype)
+    for i in range(lanes):  # once for all blocks: what was just written is read slowly
+        following[i] = i
     n_safe, n_blocks = _safe_rows(rows, block), -((start - stop) // lanes)
     # As many centres at a time as stay in the cache while all rows of the tile go by. If all do,
-    # a block is compared while the next one is on its way.
+    # blocks are compared while the next ones are on their way.
     step = max(_CACHED // (centers.shape[1] * vectors.GROUP * centers.itemsize), 1)
-    for number in range(n_blocks):
-        first = start + number * lanes
-        if order.size == 0 and first + lanes <= min(stop, n_safe):
-            for i in range(lanes):
-                places[i] = first + i
-            vectors.transpose(rows, places, shift, scale, tile, number)
-        else:
-            last = 0
-            for i in range(lanes):
-                at = min(first + i, stop - 1)
-                places[i] = order[at] if order.size > 0 else at
-                last = max(last, places[i])
-            if last < n_safe:
-                vectors.transpose(rows, places, shift, scale, tile, number)
+    abreast = _ABREAST if centers.shape[1] * centers.itemsize <= BYTES else 1
+    for head in range(0, n_blocks, abreast):
+        end = min(head + abreast, n_blocks)
+        for number in range(head, end):
+            first = start + number * lanes
+            highest = first + lanes - 1
+            if order.size > 0:
+                highest = 0
+                for at in range(first, min(first + lanes, stop)):
+                    highest = max(highest, order[at])
+            if first + lanes > stop or highest >= n_safe:
+                _take(rows, order, first, stop, block)
+                vectors.transpose(block, following, shift, scale, tile, number)
+            elif order.size > 0:
+                chosen = order[first : first + lanes]
+                vectors.transpose(rows, chosen, shift, scale, tile, number)
             else:
-                _take(rows, places, block)
-                vectors.transpose(block, places, shift, scale, tile, number)
+                vectors.transpose(rows[first:], following, shift, scale, tile, number)
         if n_groups <= step:
-            vectors.two_nearest(
-                tile, number, centers, halves, 0, n_groups, best, second, norms, found
-            )
+            for number in range(head, end):
+                vectors.two_nearest(
+                    tile, number, centers, halves, 0, n_groups, best, second, norms, found
+                )
     if n_groups > step:
         _score(n_blocks, tile, centers, halves, n_groups, step, best, second, norms, found)
     n_lanes: int = n_blocks * lanes
@@ -111,12 +117,13 @@ def _score(
 
 
 @kernel
-def _take(rows: Rows, places: Int64, block: Rows) -> None:
-    """Copy the rows at `places`, OUT, to a block, and let these be the places."""
-    for i in range(places.size):
+def _take(rows: Rows, order: Int64, first: int, stop: int, block: Rows) -> None:
+    """Copy rows `first` to `stop`, as many as there is room for, to a block; the last fills it."""
+    for i in range(block.shape[0]):
+        at = min(first + i, stop - 1)
+        row = order[at] if order.size > 0 else at
         for j in range(rows.shape[1]):
-            block[i, j] = rows[places[i], j]
-        places[i] = i
+            block[i, j] = rows[row, j]
 
 
 @kernel
