@@ -419,6 +419,14 @@ def test_an_entry_that_fits_no_array(store, tmp_path, change):
     assert str(caught.value).startswith(f"{tmp_path / 's.zarr'}: its list of images is damaged")
 
 
+def test_an_array_whose_name_no_file_can_have(store, tmp_path):
+    listing = listing_of(store)
+    listing["images"][0]["array"] = "a" * 300
+    damage(store, tmp_path / "s.zarr", listing)
+    with pytest.raises(SourceError, match=r"s\.zarr: cannot be read as Zarr \(.*too long"):
+        _store_source.probe(tmp_path / "s.zarr")
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (

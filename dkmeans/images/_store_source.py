@@ -199,7 +199,8 @@ def probe(path: str | Path) -> list[tuple[str, ZarrSource]]:
             f"{path}: a Zarr group without a list of images; give the path of an array in it (not "
             "of labels), or ingest again if an ingest was interrupted."
         )
-    return list(_probe_group(path, node, listing))
+    with _reading(path):
+        return list(_probe_group(path, node, listing))
 
 
 def _probe_array(path: str, array: Any) -> ZarrSource:
