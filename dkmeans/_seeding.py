@@ -65,14 +65,18 @@ def choose(
     shares = spread.sum(axis=1)  # of each tile in the next draw
     farthest = np.full(len(shares), np.inf, closest.dtype)
     cuts = np.linspace(0, len(shares), n_parts + 1, dtype=int).tolist()
-    state = tiles.values, tiles.boxes, spread, closest, farthest, shares
+    nearest = spread, closest, farthest, shares
+    state = tiles.values, tiles.boxes, *nearest
+    # Points of many features are read once a step: what is known of all candidates is kept.
+    is_wide = points.shape[1] >= _tiles.WIDE * n_trials
+    kept = np.empty((n_trials, *tiles.shape) if is_wide else (0, 0, 0), closest.dtype)
 
     def potentials(candidates: Int64, totals: Float64) -> Float64:
         places = tiles.at(candidates)
 
         def one(number: int) -> None:
             first, last = cuts[number : number + 2]
-            kernels.potentials(*state, first, last, places, totals[number])
+            kernels.potentials(*state, first, last, places, kept, totals[number])
 
         in_threads(one, range(n_parts))
         sums: Float64 = totals.sum(axis=0)
@@ -94,7 +98,10 @@ def choose(
         candidates = draw(uniforms)
         best = np.argmin(potentials(candidates, np.empty((n_parts, n_trials))))
         chosen = np.append(chosen, candidates[best])
-        add(chosen[-1:])
+        if is_wide:
+            kernels.lower(kept[best], *nearest)
+        else:
+            add(chosen[-1:])
     return tiles.order[chosen].astype(np.int64)
 
 

@@ -15,6 +15,7 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Points = npt.NDArray[Any]
 
+WIDE = 8  # features for each candidate: so wide points take longer to read than their distances
 _LEAST_PRODUCTS = 512  # a point; of less, to sort points takes as long as it spares
 _NEAR = 0.1  # as a share of the square of how wide all points are: so wide tiles are at most
 
@@ -58,9 +59,13 @@ class Tiles:
 
 
 def bytes_of(n: int, d: int, dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Return how much the tiles of (n, d) points take, and how much while they are made."""
+    """Return how much the tiles of (n, d) points take, and how much while they are made.
+
+    With their boxes, as they come and by groups, and the distances of wide ones from candidates.
+    """
     wide = _dtype_of(dtype)
-    tiles = n * d * wide.itemsize * (LANES + 8) // LANES  # with boxes, as they come and by groups
+    distances = n * d * wide.itemsize // WIDE if d > WIDE else 0
+    tiles = n * d * wide.itemsize * (LANES + 8) // LANES + distances
     return tiles, tiles + (0 if dtype == wide else n * d * wide.itemsize)
 
 

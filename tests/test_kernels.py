@@ -460,6 +460,9 @@ def squared_distances(a, b):
     return ((a[:, None, :].astype(np.float64) - b[None, :, :]) ** 2).sum(axis=-1)
 
 
+NOTHING_KEPT = np.empty((0, 0, 0))
+
+
 def boxes_of(tiles, *, are_known=True):
     """Return the boxes around the points of each tile, or, if they are not known, around all."""
     n = -(-len(tiles) // points.LANES) * points.LANES
@@ -482,7 +485,7 @@ def test_potentials_are_what_candidates_would_leave(d, dtype):
         before, farthest = lanes(closest), lanes(closest).max(axis=1)
         shares = (lanes(weights) * before).sum(axis=1)
         state = boxes_of(tiles), lanes(weights), before, farthest, shares, 0, len(tiles)
-        points.potentials(tiles, *state, candidates, totals)
+        points.potentials(tiles, *state, candidates, NOTHING_KEPT.astype(dtype), totals)
         np.testing.assert_array_equal(before.ravel(), closest)
         left = np.minimum(squared_distances(x, x[[0, 5, 90]]) / 4, closest[:, None])
         np.testing.assert_allclose(
@@ -499,7 +502,7 @@ def test_a_center_lowers_the_distances(d, dtype):
     farthest = np.full(len(tiles), np.inf, dtype)
     state = boxes_of(tiles), lanes(weights), closest, farthest, shares, 0, len(tiles)
     for center in (4, 17, 4):
-        points.potentials(tiles, *state, x[[center]] / 2, nothing)
+        points.potentials(tiles, *state, x[[center]] / 2, NOTHING_KEPT.astype(dtype), nothing)
     expected = squared_distances(x, x[[4, 17]]).min(axis=1) / 4
     rtol = 1e-12 if dtype == "float64" else 1e-5
     np.testing.assert_allclose(closest.ravel()[:-20], expected[:-20], rtol=rtol)
@@ -521,6 +524,7 @@ def test_boxes_only_spare_work(d, n_tiles, spread, dtype):
     points.transpose(x, np.arange(len(x), dtype=np.int32), x.dtype.type(1), tiles)
     weights = lanes(rng.uniform(1, 9, len(x)))
     ends = []
+    kept = np.full((4, n_tiles, points.LANES), np.nan, dtype)
     for are_known in (True, False):
         closest, farthest = lanes(np.full(len(x), np.inf, dtype)), np.full(n_tiles, np.inf, dtype)
         shares, nothing, trials = np.empty(n_tiles), np.empty(0), np.zeros((12, 4))
@@ -528,11 +532,21 @@ def test_boxes_only_spare_work(d, n_tiles, spread, dtype):
         cuts = (0, 30, n_tiles)  # as threads share the tiles
         for number, center in enumerate(np.random.default_rng(1).choice(len(x) - 4, 12)):
             for part in pairwise(cuts):
-                points.potentials(tiles, *state, *part, x[[center]], nothing)
+                points.potentials(tiles, *state, *part, x[[center]], kept[:0, :0, :0], nothing)
             for part in pairwise(cuts):
                 found = np.empty(4)
-                points.potentials(tiles, *state, *part, x[center : center + 4], found)
+                points.potentials(tiles, *state, *part, x[center : center + 4], kept, found)
                 trials[number] += found
+            # What was kept of a candidate lowers as reading all again would.
+            lowered = [array.copy() for array in (closest, farthest, shares)]
+            points.lower(kept[number % 4], weights, *lowered)
+            again = [array.copy() for array in (closest, farthest, shares)]
+            chosen = x[[center + number % 4]]
+            points.potentials(
+                tiles, *state[:2], *again, 0, n_tiles, chosen, kept[:0, :0, :0], nothing
+            )
+            for one, other in zip(lowered, again, strict=True):
+                np.testing.assert_array_equal(one, other)
         ends.append((closest, farthest, shares, trials))
     for with_boxes, without in zip(ends[0][:3], ends[1][:3], strict=True):
         np.testing.assert_array_equal(with_boxes, without)

@@ -3,6 +3,7 @@
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -128,6 +129,25 @@ def test_any_scale_of_float32_chooses_the_same(scale):
     expected = choose(points.astype(np.float32), weights, 8, np.random.default_rng(0))
     scaled = points.astype(np.float32) * factor
     np.testing.assert_array_equal(choose(scaled, weights, 8, np.random.default_rng(0)), expected)
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0])  # tiles that are told by their boxes, and others
+def test_distances_that_are_kept_are_those_found_again(monkeypatch, spread):
+    rng = np.random.default_rng(0)
+    middles = rng.normal(size=(9, 40))
+    points = middles[rng.integers(9, size=900)] + spread * rng.normal(size=(900, 40))
+    weights, lowered = rng.uniform(1, 3, 900), []
+    monkeypatch.setattr(kernels, "lower", partial(spied, kernels.lower, lowered))
+    kept = choose(points, weights, 20, np.random.default_rng(1))
+    assert len(lowered) == 19, "no centre but the first is looked for twice"
+    monkeypatch.setattr(_seeding_tiles, "WIDE", 1000)
+    np.testing.assert_array_equal(choose(points, weights, 20, np.random.default_rng(1)), kept)
+    assert len(lowered) == 19
+
+
+def spied(function, calls, *arguments):
+    calls.append(arguments)
+    return function(*arguments)
 
 
 def test_starts_at_the_same_time_share_their_points(monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans._kernels import vectors
-from dkmeans._kernels.compile import kernel
+from dkmeans._kernels.compile import inline, kernel
 
 Float64 = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32] | Float64
@@ -33,6 +33,7 @@ def potentials(
     first: int,
     last: int,
     candidates: Floats,
+    kept: Floats,
     totals: Float64,
 ) -> None:
     """Write the weighted sum of squared distances with each candidate as one more centre.
@@ -52,6 +53,9 @@ def potentials(
         The tiles to look at, the last one not included.
     candidates
         (t, d).
+    kept
+        OUT (t, m, LANES), or (0, 0, 0) if not wanted: the squared distances from each candidate,
+        infinite in tiles that are not looked into.
     totals
         OUT (t,), or empty: then the only candidate becomes a centre, and `closest`, `farthest` and
         `shares` are lowered to what they are with it.
@@ -61,7 +65,6 @@ def potentials(
     gaps = np.empty((n_candidates, LANES), tiles.dtype)
     near, names = np.empty_like(candidates), np.empty(n_candidates, np.int64)
     distances = np.empty((n_candidates, LANES), tiles.dtype)
-    zero = np.zeros(1, tiles.dtype)[0]
     totals[:] = 0
     # Lanes are independent, so they run as vectors, and their order never changes.
     for tile in range(first, last):
@@ -76,6 +79,9 @@ def potentials(
                 n += 1
             elif totals.size > 0:
                 totals[t] += shares[tile]
+                if kept.size > 0:
+                    for lane in range(LANES):
+                        kept[t, tile, lane] = np.inf
         at = 0
         while at < n:
             abreast = 4 if at + 4 <= n else 2 if at + 2 <= n else 1
@@ -86,16 +92,45 @@ def potentials(
                 for lane in range(LANES):
                     nearest = min(closest[tile, lane], distances[i, lane])
                     sums[names[i], lane] += weights[tile, lane] * nearest
+                if kept.size > 0:
+                    for lane in range(LANES):
+                        kept[names[i], tile, lane] = distances[i, lane]
         elif n > 0:
-            share, most = 0.0, zero
-            for lane in range(LANES):
-                closest[tile, lane] = min(closest[tile, lane], distances[0, lane])
-                share += weights[tile, lane] * closest[tile, lane]
-                most = max(most, closest[tile, lane])
-            shares[tile], farthest[tile] = share, most
+            _lower(distances, 0, weights, closest, farthest, shares, tile)
     for t in range(totals.size):
         for lane in range(LANES):
             totals[t] += sums[t, lane]
+
+
+@kernel
+def lower(
+    distances: Floats, weights: Float64, closest: Floats, farthest: Floats, shares: Float64
+) -> None:
+    """Lower what `potentials` lowers to what it is with one more centre.
+
+    `distances` are the squared ones from it, (m, LANES), as `potentials` keeps them.
+    """
+    for tile in range(distances.shape[0]):
+        _lower(distances, tile, weights, closest, farthest, shares, tile)
+
+
+@inline
+def _lower(
+    distances: Floats,
+    row: int,
+    weights: Float64,
+    closest: Floats,
+    farthest: Floats,
+    shares: Float64,
+    tile: int,
+) -> None:
+    """Lower it for one tile, whose distances are in one row."""
+    share, most = 0.0, min(closest[tile, 0], distances[row, 0])
+    for lane in range(LANES):
+        closest[tile, lane] = min(closest[tile, lane], distances[row, lane])
+        share += weights[tile, lane] * closest[tile, lane]
+        most = max(most, closest[tile, lane])
+    shares[tile], farthest[tile] = share, most
 
 
 @kernel
