@@ -593,6 +593,9 @@ def test_what_must_not_be_read(open_folder):
                     quantize(source, open_folder / "out" / "x")
                 assert str(source) in str(caught.value)
             result = quantize(top, open_folder / "out")
+            with pytest.raises(SourceError, match="Permission denied") as caught:
+                quantize(top / "*" / "*.png", open_folder / "out" / "x")
+            assert str(listed / "b.png") in str(caught.value)
     finally:
         listed.chmod(0o755)
         closed.chmod(0o755)

@@ -103,6 +103,16 @@ def test_a_store_is_the_pictures_in_it(folder, tmp_path):
     assert len(find(folder)) == len(IN_ORDER) + 6
 
 
+def test_what_a_pattern_matches_is_no_pattern(folder):
+    """A link that leads nowhere may have a name like that of a pattern which matches it."""
+    for name in ("*b.png", "[x]b.png"):
+        (folder / name).symlink_to(folder / "gone")
+    images = {image.name: image for image in find(folder / "*b.png")}
+    assert sorted(images) == ["*b.png", "[x]b.png", "b.png"]
+    assert [name for name, image in images.items() if image.source] == ["b.png"]
+    assert "no such file" in images["[x]b.png"].error
+
+
 @pytest.mark.parametrize(
     ("source", "single"),
     [

@@ -140,13 +140,32 @@ def is_single(sources: Paths) -> bool:
 
 
 def _is_collection(path: Path) -> bool:
-    return (path.is_dir() and not _store_source.is_zarr(path)) or (
-        glob.has_magic(str(path)) and not path.exists()
-    )
+    return _is_pattern(path) or _is_folder(path)
+
+
+def _is_pattern(path: Path) -> bool:
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+def _is_folder(path: Path) -> bool:
+    # Unlike Path.is_dir, this is False too for what must not be looked at.
+    return os.path.isdir(path) and not _store_source.is_zarr(path)  # noqa: PTH112
 
 
 def _expand(path: Path) -> Iterator[Found]:
-    if path.is_dir() and not _store_source.is_zarr(path):
+    if not _is_pattern(path):
+        yield from _expand_one(path)
+        return
+    members = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - skips what is hidden
+    if not members:
+        yield _failed(path, path.name, "nothing matches this pattern.")
+    for member in members:  # not as patterns: what they name may be gone, as where a link leads
+        yield from _expand_one(Path(member))
+
+
+def _expand_one(path: Path) -> Iterator[Found]:
+    """Yield what is at a path: a picture, a store, or what is in a folder."""
+    if _is_folder(path):
         members = list(_walk(path))
         if not members:
             yield _failed(
@@ -154,12 +173,6 @@ def _expand(path: Path) -> Iterator[Found]:
             )
         for member in members:
             yield from _probe(member, member.relative_to(path).as_posix())
-    elif glob.has_magic(str(path)) and not path.exists():
-        members = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
-        if not members:
-            yield _failed(path, path.name, "nothing matches this pattern.")
-        for member in members:
-            yield from _expand(member)
     else:
         known = path.name not in ("", "..")  # "" is the current folder
         yield from _probe(path, path.name if known else path.resolve().name)
