@@ -1,6 +1,7 @@
 """Image files: each kind against the pixels that were written, or against Pillow's decoder."""
 
 import io
+import math
 import os
 import pickle
 import re
@@ -311,6 +312,31 @@ def test_orientation(tmp_path, photo, name, orientation):
 def test_an_orientation_that_means_nothing_is_none(tmp_path, photo, orientation):
     Image.fromarray(photo).save(tmp_path / "a.png", exif=turned(orientation))
     np.testing.assert_array_equal(read_whole(_raster.probe(tmp_path / "a.png")), photo)
+
+
+def directory(kind, count, value):
+    """Return EXIF data with nothing but an orientation, of any type of TIFF."""
+    return b"II*\0" + struct.pack("<LHHHL4sL", 8, 1, 0x0112, kind, count, value, 0)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        pytest.param(directory(3, 0, b""), id="no-value"),
+        pytest.param(directory(2, 2, b"6"), id="text"),
+        pytest.param(directory(7, 1, b"\6"), id="bytes"),
+        pytest.param(directory(11, 1, struct.pack("<f", math.inf)), id="infinite"),
+        pytest.param(directory(5, 1, b"\x12") + bytes(16), id="ratio-of-nothing"),
+        pytest.param(b"no TIFF at all", id="no-tiff"),
+        pytest.param(b"II*\0", id="cut"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_an_orientation_that_is_damaged_is_none(tmp_path, photo, name, exif):
+    options = {"lossless": True} if name == "a.webp" else {}
+    Image.fromarray(photo).save(tmp_path / name, exif=b"Exif\0\0" + exif, **options)
+    expected = np.asarray(Image.open(tmp_path / name))
+    np.testing.assert_array_equal(read_whole(_raster.probe(tmp_path / name)), expected)
 
 
 # Memory

@@ -33,6 +33,9 @@ UInt8 = npt.NDArray[np.uint8]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 
 _MODES = {"L": 1, "RGB": 3}
+_ORIENTATION = 0x0112  # the number of the tag in EXIF data
+# What Pillow raises for damaged EXIF data; they are in memory, so that no disk has a part in it.
+_EXIF_ERRORS = (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
 _SWAPPED = 5  # EXIF orientations from here on swap rows and columns
 _MAX_EXPANSION = 1100  # deflate and Huffman codes yield at most some 1030 bytes for each one stored
 _PILLOW = 7  # bytes a pixel of Pillow's picture and the array made from it
@@ -190,8 +193,7 @@ def _probe_pillow(path: str, driver: str, plugin: type[Any], stored: State) -> R
                 mode = str(image.tile[0].args)  # tells of other than 8 bits too
             if getattr(image, "is_animated", False):  # of formats that can be
                 mode = "an animation"
-            # The base class: a PNG's own method would decode all pixels to look for late chunks.
-            orientation = int(Image.Image.getexif(image).get(0x0112, 1))
+            orientation = _orientation(image)
     except Image.DecompressionBombError as error:  # WebP only: its reader wants all pixels at once
         raise SourceError(
             f"{path}: as a {driver} image it must be held in memory at once, and is too large "
@@ -205,7 +207,6 @@ def _probe_pillow(path: str, driver: str, plugin: type[Any], stored: State) -> R
         mode += " with transparency"
     if mode not in _MODES:
         raise SourceError(_unsupported(path, mode))
-    orientation = orientation if 1 <= orientation <= 8 else 1  # noqa: PLR2004 - EXIF
     if orientation >= _SWAPPED:
         height, width = width, height
     shape = (height, width, _MODES[mode])
@@ -237,6 +238,16 @@ def _probe_pillow(path: str, driver: str, plugin: type[Any], stored: State) -> R
         orientation=orientation,
         stored=stored,
     )
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; 1, as it is stored, where that is none or EXIF is damaged."""
+    try:
+        # The base class: a PNG's own method would decode all pixels to look for late chunks.
+        told = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except _EXIF_ERRORS:
+        return 1
+    return int(told) if told in range(1, 9) else 1
 
 
 def _probe_tiff(path: str, stored: State) -> RasterSource | StripTiff | TiledTiff:
