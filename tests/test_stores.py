@@ -1,6 +1,7 @@
 """Places: what is written is there whole, or not at all."""
 
 import errno
+import itertools
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from conftest import create_at_once
 
 from dkmeans import _stores
+from dkmeans._stores_folders import states
 from dkmeans._validation import OutputError, SourceError
 
 
@@ -73,3 +75,19 @@ def test_what_killed_writes_have_left_is_swept(tmp_path, monkeypatch):
     assert left.exists()
     _stores.sweep(other)
     assert not left.exists()
+
+
+def test_links_of_folders_are_followed_once(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "0").write_bytes(b"abc")
+    names = [f"f{i}" for i in range(9)]
+    for name in names:
+        (tmp_path / "top" / name).mkdir(parents=True)
+        (tmp_path / "top" / name / "back").symlink_to(tmp_path / "top")
+    (tmp_path / "top" / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "top" / "last").touch()
+    for name, other in itertools.permutations(names, 2):
+        (tmp_path / "top" / name / f"{other}.link").symlink_to(tmp_path / "top" / other)
+    found = list(states(str(tmp_path / "top")))
+    assert [(name, size) for name, size, _ in found] == [("c/0", 3), ("last", 0)]
+    assert found[0][2] == (tmp_path / "elsewhere" / "0").stat().st_mtime_ns
