@@ -336,7 +336,7 @@ class Listing:
 
 
 def listing(url: str) -> Listing:
-    """Return what lies directly below a URL; nothing if there is nothing.
+    """Return what lies directly below a URL; nothing if there is nothing but its own marker.
 
     Raises
     ------
@@ -351,6 +351,7 @@ def listing(url: str) -> Listing:
     objects = {
         meta["path"][start:]: (int(meta["size"]), str(meta["e_tag"] or ""))
         for meta in sorted(found["objects"], key=lambda meta: str(meta["path"]))
+        if meta["path"] != key  # an object named "folder/", by which consoles make folders
     }
     return Listing(folders, objects)
 
@@ -383,7 +384,9 @@ def _below(url: str) -> Iterator[tuple[str, int]]:
     with reading(url):
         found = _again(lambda: list(_obstore().list(_bucket(bucket), key or None)))
     for page in found:
-        yield from ((meta["path"][start:], int(meta["size"])) for meta in page)
+        for meta in page:
+            if meta["path"] != key:  # as in a listing
+                yield meta["path"][start:], int(meta["size"])
 
 
 def folder(url: str) -> Any:
