@@ -123,6 +123,9 @@ def test_patterns(s3):
     assert matching("**/x*.png") == ["in/deep/x4.png", "in/x3.png", "x1.png", "x2.png"]
     assert matching("i*") == ["in/x3.png", "in/deep/x4.png"]  # as a folder
     assert matching("of*") == matching("of [2020]") == ["of [2020]/a.png"]  # which is no pattern
+    _stores.write(f"{s3}/j/notes.txt", b"no picture")
+    assert matching("[ji]*") == ["in/x3.png", "in/deep/x4.png", "j"]
+    assert _sources.find(f"{s3}/[j]*")[0].error.startswith(f"{s3}/j: no images in this folder")
     assert _sources.find(f"{s3}/z*")[0].error == f"{s3}/z*: nothing matches this pattern."
     assert not _sources.is_single(f"{s3}/x*")
     assert not _sources.is_single(s3)

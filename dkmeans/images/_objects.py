@@ -21,11 +21,14 @@ class Member:
         Where it lies; its path relative to the folder that was named.
     state
         Of the object; None for Zarr.
+    error
+        Why nothing can be told of what lies there, or None.
     """
 
     url: str
     name: str
     state: State | None
+    error: str | None = None
 
 
 def is_collection(url: str) -> bool:
@@ -43,24 +46,46 @@ def is_collection(url: str) -> bool:
 def expand(url: str, suffixes: tuple[str, ...]) -> Iterator[Member]:
     """Yield what a URL names, in the order of names; of folders what has one of the suffixes.
 
-    Raises
-    ------
-    SourceError
-        If nothing is there, or that cannot be told.
+    Where nothing is to be had is a member too: the others that match a pattern count all the same.
     """
     url = url.rstrip("/")
-    name = url.rpartition("/")[2]
-    if _pattern(url):
-        bucket, _, key = url.removeprefix("s3://").partition("/")
-        found = sorted({*_matches(f"s3://{bucket}", key.split("/"))})
-        if not found:
-            raise SourceError(f"{url}: nothing matches this pattern.")
-        for match in found:
-            yield from expand(match, suffixes)
-    elif (state := _object(url)) is not None:
-        yield Member(url, name, state)
+    try:
+        places = _matching(url)
+    except SourceError as error:
+        yield _failed(url, error)
+        return
+    for place in places:
+        try:
+            members = list(_expand_one(place, suffixes))
+        except SourceError as error:
+            members = [_failed(place, error)]
+        yield from members
+
+
+def _failed(url: str, error: SourceError) -> Member:
+    return Member(url, _name(url), None, str(error))
+
+
+def _name(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+def _matching(url: str) -> list[str]:
+    """Return the URL, or what matches it if it is a pattern."""
+    if not _pattern(url):
+        return [url]
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    found = sorted({*_matches(f"s3://{bucket}", key.split("/"))})
+    if not found:
+        raise SourceError(f"{url}: nothing matches this pattern.")
+    return found
+
+
+def _expand_one(url: str, suffixes: tuple[str, ...]) -> Iterator[Member]:
+    if (state := _object(url)) is not None:
+        yield Member(url, _name(url), state)
     elif is_marked((listing := _listed(url)).objects):
-        yield Member(url, name, None)
+        yield Member(url, _name(url), None)
     else:
         members = [*_walk(url, "", suffixes, listing)]
         if not members:

@@ -179,16 +179,15 @@ def _expand_one(path: Path) -> Iterator[Found]:
 
 
 def _expand_url(url: str) -> list[Found]:
-    try:
-        members = list(_objects.expand(url, _raster.SUFFIXES))
-    except SourceError as error:
-        return [Found(url, PurePosixPath(url).name, None, str(error), 0)]
+    members = list(_objects.expand(url, _raster.SUFFIXES))
     with ThreadPoolExecutor(_REQUESTS) as threads:  # each waits for the network
         return [found for probed in threads.map(_probe_member, members) for found in probed]
 
 
 def _probe_member(member: _objects.Member) -> list[Found]:
     nbytes = 0 if member.state is None else member.state[0]
+    if member.error is not None:
+        return [Found(member.url, member.name, None, member.error, nbytes)]
     try:
         if member.state is None:
             return list(_probe_zarr(member.url, member.name))
