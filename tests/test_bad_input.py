@@ -166,9 +166,19 @@ CASES = {
     "unlisted-store": bad_source("s.zarr", unlisted_store, "ingest again"),
     "all-fail": Case(
         SourceError,
-        ("a.jpg: ", "truncated", "(1 other sources failed too.)"),
+        ("a.jpg: ", "truncated", "(1 other source failed too.)"),
         {"in": lambda path: (path.mkdir(), cut(path / "a.jpg"), cut(path / "b.png"))},
         ("in",),
+        "out",
+    ),
+    "all-fail-sooner-or-later": Case(
+        SourceError,
+        ("a.jpg: ", "truncated", "(2 other sources failed too.)"),
+        {
+            "in": lambda path: (path.mkdir(), cut(path / "a.jpg"), (path / "b.png").touch()),
+            "c.png": lambda path: path.touch(),
+        },
+        ("in", "c.png"),
         "out",
     ),
     "leads-out": Case(

@@ -222,7 +222,7 @@ def test_if_no_source_can_be_read_there_is_no_store(folder, tmp_path):
     sources = [folder / name for name in ("a.png", "c.jpg")]
     for path in sources:
         path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(SourceError, match=r"a\.png.*\(1 other sources failed too\.\)"):
+    with pytest.raises(SourceError, match=r"a\.png.*\(1 other source failed too\.\)"):
         ingest(sources, tmp_path / "s.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 

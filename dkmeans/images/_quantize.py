@@ -208,8 +208,9 @@ def quantize(
         fitted: Fit | None = None
         with staging_folder(staging, target.path, target.room(job)) as stage:
             if palette is None:
-                fitted, failed, usable = _fitted(passes, usable, bands, stage, job, fitting)
-                failures |= failed
+                fitted, failures, usable = _fitted(
+                    passes, usable, failures, bands, stage, job, fitting
+                )
             colours = fitted.palette if fitted else palette
             assert colours is not None  # noqa: S101 - tells the type checker what was just seen
             failures |= job.publication() or {}
@@ -253,6 +254,7 @@ def _described(
 def _fitted(  # noqa: PLR0917 - private, called once
     passes: Passes,
     usable: Mapping[int, BlockSource],
+    before: Mapping[int, str],
     bands: int,
     stage: Path | None,
     job: Job,
@@ -260,20 +262,23 @@ def _fitted(  # noqa: PLR0917 - private, called once
 ) -> tuple[Fit, dict[int, str], dict[int, BlockSource]]:
     """Return the palette, the sources that failed, and the others, decoded if they are staged.
 
+    `before` are those that had failed already.
+
     A job that goes on takes the palette that it had found, and reads nothing for it.
     """
     if _stores.exists(job.fit):
         fitted, failures = Fit.read(job.fit)
-        return fitted, failures, {i: s for i, s in usable.items() if i not in failures}
+        left = {i: s for i, s in usable.items() if i not in failures}
+        return fitted, {**before, **failures}, left
     staged = {} if stage is None else plan_staging(usable, stage)
     counts, failures = count_colours(passes, pieces_of(usable), bands, staged)
-    refuse_failed(failures, len(usable))
+    refuse_failed({**before, **failures}, len(before) + len(usable))
     summary = ColourSummary(counts)
     del counts  # the summary takes its place in memory, as the labels will the summary's
     fitted = fit(summary, **options)
     fitted.write(job.fit, failures)
     left = {i: staged.get(i, source) for i, source in usable.items() if i not in failures}
-    return fitted, failures, left
+    return fitted, {**before, **failures}, left
 
 
 def _check_options(  # noqa: PLR0917 - private, called once

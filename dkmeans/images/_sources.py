@@ -326,5 +326,6 @@ def headers(path: str | Path) -> tuple[list[ImageInfo], list[SourceError]]:
 def refuse_failed(failures: Mapping[int, str], n_sources: int) -> None:
     """Raise `SourceError` if no source is left: with the reason, or the first of several."""
     if len(failures) == n_sources:
-        others = f" ({n_sources - 1} other sources failed too.)" if n_sources > 1 else ""
+        n = n_sources - 1
+        others = f" ({n} other source{'s' * (n > 1)} failed too.)" if n else ""
         raise SourceError(failures[min(failures)] + others)
