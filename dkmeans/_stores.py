@@ -196,7 +196,7 @@ def refuse_unwritable(place: Place) -> None:
 
 def _as_file(place: Place) -> Path:
     path = Path(place)
-    if "\0" in str(path):
+    if "\0" in str(path) or not path.name:
         raise OutputError(f"{str(path)!r}: no file can have this name.")
     return path
 

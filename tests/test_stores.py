@@ -50,6 +50,15 @@ def test_what_cannot_be_read(tmp_path, name):
         _stores.read(f"{tmp_path}/{name}")
 
 
+@pytest.mark.parametrize("place", ["/", ".", "", "a\0b"])
+def test_what_cannot_be_written(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for act in (lambda: _stores.write(place, b"1"), lambda: _stores.refuse_unwritable(place)):
+        with pytest.raises(OutputError, match="no file can have this name"):
+            act()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_url_that_is_no_place():
     for url in ("ftp://host/file", "s3:///key"):
         with pytest.raises(ValueError, match="is no place"):
