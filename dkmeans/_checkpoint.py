@@ -22,7 +22,7 @@ from dkmeans._frame import Frame, Ranges
 from dkmeans._lloyd_refine import Standing
 from dkmeans._passes_versions import version
 from dkmeans._tables import Table
-from dkmeans._validation import InvalidArgumentError, OutputError
+from dkmeans._validation import InvalidArgumentError, OutputError, check_place
 
 _KIND = Kind(
     "checkpoint",
@@ -85,10 +85,7 @@ class Checkpoint:
         """
         if isinstance(place, cls):
             return place
-        if not isinstance(place, str) and not hasattr(place, "__fspath__"):
-            raise InvalidArgumentError(
-                f"checkpoint is {place!r}; it must be a path, or a URL such as s3://bucket/name."
-            )
+        check_place("checkpoint", place)
         return cls(place)
 
     def is_there(self) -> bool:

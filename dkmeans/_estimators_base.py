@@ -130,7 +130,8 @@ class BaseKMeans(
         NotFittedError
             If `fit` has not been called.
         InvalidArgumentError
-            If a parameter cannot be written, as a function, or the model is of a derived class.
+            If the path is none, a parameter cannot be written, as a function, or the model is of a
+            derived class.
         OutputError
             If the file cannot be written.
         """

@@ -129,6 +129,8 @@ def load(path: str | os.PathLike[str]) -> BaseKMeans:
 
     Raises
     ------
+    InvalidArgumentError
+        If the path is none.
     SourceError
         If the file is missing, no model, of another version, or damaged.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dkmeans._documents import Kind, check_kinds, decoded_all, encoded, shown
-from dkmeans._validation import InvalidArgumentError
+from dkmeans._validation import InvalidArgumentError, check_place
 
 _KIND = Kind(
     "model",
@@ -51,11 +51,12 @@ def save(
     Raises
     ------
     InvalidArgumentError
-        If a parameter is a function or another object, or the estimator of a class that is not
-        dkmeans's own, which `load` could not make again.
+        If the path is none, a parameter is a function or another object, or the estimator of a
+        class that is not dkmeans's own, which `load` could not make again.
     OutputError
         If the file cannot be written.
     """
+    check_place("path", path)
     if estimator not in _BY_ESTIMATOR:
         raise InvalidArgumentError(
             f"the model is a {estimator}; only {' and '.join(_BY_ESTIMATOR)} can be saved so that "
@@ -85,9 +86,12 @@ def load(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, A
 
     Raises
     ------
+    InvalidArgumentError
+        If the path is none.
     SourceError
         If the file is missing, no model, of another version, or damaged.
     """
+    check_place("path", path)
     document = _KIND.read(path)
     with _KIND.damaged(path):
         estimator = _known(document["estimator"])

@@ -4,6 +4,7 @@ Every error says what was given, where, what is allowed and what to do.
 """
 
 import numbers
+import os
 from typing import Any
 
 MAX_COLORS = 256  # what an 8-bit palette holds
@@ -89,3 +90,11 @@ def check_number(name: str, value: Any, low: float) -> float:
             f"{name} is {value!r}; it must be a finite number of at least {low:g}."
         )
     return float(value)
+
+
+def check_place(name: str, value: Any) -> None:
+    """Raise `InvalidArgumentError` unless `value` is something that names a file or an object."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise InvalidArgumentError(
+            f"{name} is {value!r}; it must be a path, or a URL such as s3://bucket/name."
+        )

@@ -252,6 +252,13 @@ def test_a_name_that_can_be_none(tmp_path):
         dkmeans.load(f"{tmp_path}/a\0b")
 
 
+@pytest.mark.parametrize("path", [None, 7, ""])
+def test_what_is_no_path(path):
+    for act in (fitted().save, dkmeans.load):
+        with pytest.raises(InvalidArgumentError, match=f"path is {path!r}; it must be a path"):
+            act(path)
+
+
 @pytest.mark.parametrize("failing", ["fsync", "rename", "interrupted"])
 def test_a_write_that_fails_leaves_the_old_file(failing, path, monkeypatch):
     fitted().save(path)

@@ -106,6 +106,7 @@ def test_travels_frozen():
         (([[0, 0, 0]], None, ["\ud800"]), "one line"),
         (([[0, 0, 0]], None, [" a"]), "one line"),
         (([[0, 0, 0]], None, [7]), "one line"),
+        (([[0, 0, 0]], None, 7), "names is 7; it must be a list of texts"),
     ],
 )
 def test_refuses(arguments, message):
@@ -338,6 +339,13 @@ def test_unknown_suffix(tmp_path, name):
         Palette.load(tmp_path / name)
     with pytest.raises(InvalidArgumentError, match=r"\.gpl, \.act, \.json, \.png, \.txt"):
         make(2).save(tmp_path / name)
+
+
+@pytest.mark.parametrize("path", [None, 7, b"p.gpl", ""])
+def test_what_is_no_path(path):
+    for act in (Palette.load, make(2).save):
+        with pytest.raises(InvalidArgumentError, match=f"path is {path!r}; it must be a path"):
+            act(path)
 
 
 def test_no_source(tmp_path):

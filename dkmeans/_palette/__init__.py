@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dkmeans._palette import _files
 from dkmeans._palette._files import MAX_PALETTE
-from dkmeans._validation import InvalidArgumentError, SourceError
+from dkmeans._validation import InvalidArgumentError, SourceError, check_place
 
 __all__ = ["MAX_PALETTE", "Palette"]
 
@@ -104,7 +104,7 @@ class Palette:
         Raises
         ------
         InvalidArgumentError
-            If the suffix is another one.
+            If the path is none, or its suffix another one.
         SourceError
             If the file is missing, cannot be read, or is malformed.
         """
@@ -125,7 +125,8 @@ class Palette:
         Raises
         ------
         InvalidArgumentError
-            If the suffix is another one, or the format holds no more than 256 colours.
+            If the path is none, its suffix another one, or the format holds no more than 256
+            colours.
         OutputError
             If the file exists and `overwrite` is false, or cannot be written.
         """
@@ -140,6 +141,7 @@ class Palette:
 
 
 def _format_of(path: str | os.PathLike[str]) -> _files.Format:
+    check_place("path", path)
     suffix = Path(path).suffix.lower()
     if suffix not in _files.FORMATS:
         raise InvalidArgumentError(
@@ -180,7 +182,12 @@ def _check_shares(shares: Any, k: int) -> npt.NDArray[np.float64]:
 
 
 def _check_names(names: Any, k: int) -> tuple[str, ...] | None:
-    names = (names,) if isinstance(names, str) else tuple(names)
+    try:
+        names = (names,) if isinstance(names, str) else tuple(names)
+    except TypeError:
+        raise InvalidArgumentError(
+            f"names is {names!r}; it must be a list of texts, one for each colour, or None."
+        ) from None
     if len(names) != k:
         raise InvalidArgumentError(f"There are {len(names)} names for {k} colours.")
     for i, name in enumerate(names):
