@@ -69,10 +69,11 @@ class Kind:
         document = self._parsed(place)
         if not isinstance(document, dict) or document.get("format") != f"dkmeans-{self.noun}":
             raise SourceError(f"{place}: not a dkmeans {self.noun}.")
-        if document.get("version") != self.version:
+        version = document.get("version")
+        if version != self.version or isinstance(version, bool):  # True is 1 in Python
             raise SourceError(
-                f"{place}: a {self.noun} of version {shown(document.get('version'))}; this dkmeans "
-                f"reads version {self.version}. {self.remedy}"
+                f"{place}: a {self.noun} of version {shown(version)}; this dkmeans reads version "
+                f"{self.version}. {self.remedy}"
             )
         fields = {"format", "version", *self.fields}
         with self.damaged(place):

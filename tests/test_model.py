@@ -358,7 +358,7 @@ def test_a_pickle_is_not_executed(path):
     assert not path.with_name("executed").exists()
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1], {"a": 1}, 10**400])
+@pytest.mark.parametrize("version", [0, 2, True, "1", None, [1], {"a": 1}, 10**400])
 def test_another_version(version, path):
     document = document_of(fitted(), path)
     path.write_text(json.dumps({**document, "version": version}))
