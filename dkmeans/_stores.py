@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
+from dkmeans import _stores_objects as objects
+from dkmeans import _stores_ranges as ranges
 from dkmeans._validation import OutputError, SourceError
 
 Place = str | os.PathLike[str]
@@ -69,8 +71,6 @@ def names(place: Place) -> set[str]:
         If there is no such folder.
     """
     if is_url(place):
-        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
-
         found = objects.listing(str(place))
         return {*found.objects, *found.folders}
     return set(os.listdir(place))  # noqa: PTH208 - names are wanted
@@ -79,8 +79,6 @@ def names(place: Place) -> set[str]:
 def size_below(place: Place) -> int:
     """Return the size in bytes of all files or objects below a place."""
     if is_url(place):
-        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
-
         return objects.size_below(str(place))
     return sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
 
@@ -94,8 +92,6 @@ def read(place: Place, most: int | None = None) -> bytes:
         If there are none, or they cannot be read.
     """
     if is_url(place):
-        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
-
         return objects.read(str(place), most)
     name = os.fspath(place)
     try:
@@ -140,8 +136,6 @@ def write(place: Place, data: bytes, *, replace: bool = True) -> None:
         If they cannot be written, or exist and are not to be replaced.
     """
     if is_url(place):
-        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
-
         objects.write(str(place), data, replace=replace)
         return
     path = _as_file(place)
@@ -229,8 +223,6 @@ def writing(place: Place) -> Iterator[None]:
         For any OSError; a full disk is named. For a URL also for what an object store answers.
     """
     if is_url(place):
-        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
-
         with objects.writing(str(place)):
             yield
         return
@@ -254,8 +246,6 @@ def reading(place: Place) -> Iterator[None]:
     if not is_url(place):
         yield
         return
-    from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
-
     with objects.reading(str(place)):
         yield
 
@@ -298,8 +288,6 @@ def remove(place: Place) -> None:
         If it cannot be removed.
     """
     if is_url(place):
-        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
-
         objects.remove(str(place))
         return
     with writing(place):
@@ -315,8 +303,6 @@ def exists(place: Place) -> bool:
         For a URL, if that cannot be told.
     """
     if is_url(place):
-        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
-
         return objects.exists(str(place))
     return os.path.lexists(place)
 
@@ -334,8 +320,6 @@ def state(place: Place) -> State:
         If there is no such file.
     """
     if is_url(place):
-        from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
-
         return objects.state(str(place))
     status = Path(place).stat()
     return status.st_size, status.st_mtime_ns
@@ -370,8 +354,6 @@ def opened(place: Place, before: State, step: int | None = None) -> BinaryIO:
         Now or at a read, if the object cannot be read.
     """
     if is_url(place):
-        from dkmeans import _stores_ranges as ranges  # noqa: PLC0415 - an extra
-
         size, etag = before
         file = ranges.ObjectFile(str(place), (size, str(etag)), step or _STEP)
         return io.BufferedReader(file, _BUFFER)
@@ -393,8 +375,6 @@ def stretches(
         In the order in which they are wanted.
     """
     if is_url(place):
-        from dkmeans import _stores_ranges as ranges  # noqa: PLC0415 - an extra
-
         size, etag = before
         yield from ranges.stretches(str(place), (size, str(etag)), places)
         return
@@ -412,6 +392,4 @@ def folder(url: str) -> Any:
     InvalidArgumentError
         If it is no URL of S3.
     """
-    from dkmeans import _stores_objects as objects  # noqa: PLC0415 - an extra
-
     return objects.folder(url)
