@@ -49,7 +49,7 @@ class BucketSpace:
     path
         Its URL.
     is_kept, can_resume
-        As in `Workspace`.
+        As in `Swept`.
     """
 
     def __init__(self, url: str, lock: Lock, kind: str) -> None:

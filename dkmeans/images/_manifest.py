@@ -26,6 +26,7 @@ from dkmeans._validation import InvalidArgumentError, SourceError
 from dkmeans.images._notes import Journal, Note, is_notes
 from dkmeans.images._outputs import Entry
 from dkmeans.images._sources import Found
+from dkmeans.images._workspace import Swept
 
 JOB = "job.json"
 _FIT = "fit.json"
@@ -68,23 +69,8 @@ class Done:
         self.error += note.error
 
 
-class Space(Protocol):
-    """A folder or prefix for what a job has not finished, which this process has locked.
-
-    Attributes
-    ----------
-    is_kept
-        Tells whether it stays if the job fails: there is finished work in it.
-    can_resume
-        Whether the same job could go on from there.
-    """
-
-    is_kept: Callable[[], bool]
-    can_resume: bool
-
-    @property
-    def path(self) -> Place:
-        """Where it is."""
+class Space(Swept, Protocol):
+    """A folder or prefix for what a job has not finished, which this process has locked."""
 
     def check(self) -> None:
         """Raise `OutputError` if another job has it now, so that nothing is to be done in it."""

@@ -33,10 +33,8 @@ class Workspace:
     ----------
     path
         The folder.
-    is_kept
-        Tells whether it stays if the job fails: there is finished work in it.
-    can_resume
-        Whether the same job could go on from there.
+    is_kept, can_resume
+        As in `Swept`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -134,7 +132,15 @@ def opened(place: Path, output: Path) -> Iterator[Workspace]:
 
 
 class Swept(Protocol):
-    """What `used` must know of a workspace."""
+    """What `used` must know of a workspace.
+
+    Attributes
+    ----------
+    is_kept
+        Tells whether it stays if the job fails: there is finished work in it.
+    can_resume
+        Whether the same job could go on from there.
+    """
 
     is_kept: Callable[[], bool]
     can_resume: bool
