@@ -509,7 +509,7 @@ UNSUPPORTED_TILES = {
     "tiles-transform.tif": (tiff(extratags=SCALE, **DEFLATE), "georeference"),
     "tiles-nodata.tif": (tiff(extratags=[(42113, "s", 0, "0", True)], **DEFLATE), "nodata"),
     "tiles-orientation.tif": (tiff(extratags=[(274, "H", 1, 6, True)], **DEFLATE), "orientation"),
-    "tiles-white-is-zero.tif": (grey(tiff(photometric="miniswhite", **DEFLATE)), ""),
+    "tiles-white-is-zero.tif": (grey(tiff(photometric="miniswhite", **DEFLATE)), "white as zero"),
     "tiles-three-greys.tif": (
         tiff(photometric="minisblack", planarconfig="contig", **DEFLATE),
         "colours other",
@@ -571,7 +571,7 @@ UNSUPPORTED = UNSUPPORTED_TILES | {
     "1-bit.tif": (converted("1"), "1-bit pixels"),
     "1-bit-fax.tif": (converted("1", compression="group4"), "1-bit pixels"),
     "4-bit.tif": (with_rasterio(nbits=4), "4-bit pixels; convert it to 8-bit grey or RGB."),
-    "white-is-zero.tif": (grey(tiff(photometric="miniswhite")), ""),
+    "white-is-zero.tif": (grey(tiff(photometric="miniswhite")), "white as zero"),
     "three-greys.tif": (tiff(photometric="minisblack", planarconfig="contig"), "colours other"),
     "orientation.tif": (pillow(tiffinfo={0x0112: 6}), "orientation"),
     "pages.tif": (

@@ -253,12 +253,10 @@ def _orientation(image: Image.Image) -> int:
 def _probe_tiff(path: str, stored: State) -> RasterSource | StripTiff | TiledTiff:
     with _tiles.first_page(path, stored) as page:
         found = _tiles.plain_layout(page) or _gdal.layout(path, stored)
-        for what in found.peculiarities:
+        for what in (*_tiles.peculiarities(page), *found.peculiarities):
             raise SourceError(_unsupported(path, what))
         shape = found.shape
         _check_size(path, shape, stored[0] if _tiles.takes_room(path, page) else None)
-        for what in _tiles.peculiarities(page):
-            raise SourceError(_unsupported(path, what))
         is_one_strip = _tiles.is_one_strip(page)
         tiled = _tiles.probe(path, shape, stored, page)
         strip = _strip.probe(path, shape, stored, page)
