@@ -28,6 +28,7 @@ _REQUEST_SECONDS = 30  # for one request, with all that it brings
 _PART, _PARTS, _AT_ONCE = 8 << 20, 9000, 4  # bytes of a part, parts at most, parts on their way
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
 _PAGE = 1000  # names in a request
+_NO_NAME = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, halves of others
 _NO_CREDENTIALS_SECONDS = 10  # to look for some where machines in a cloud have them
 _CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
@@ -113,7 +114,7 @@ def place(url: str) -> tuple[str, str]:
         raise InvalidArgumentError(f"{url!r} is no place; expected one such as s3://bucket/name.")
     key = key.removesuffix("/")
     odd = key and {"", ".", ".."} & set(key.split("/"))
-    if odd or not (url.isprintable() and bucket.isascii()):
+    if odd or _NO_NAME.search(url) or not bucket.isascii():
         raise InvalidArgumentError(
             f"{url!r} is no place; the parts of its name must not be empty, '.' or '..', nor hold "
             "control characters."

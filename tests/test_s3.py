@@ -38,6 +38,23 @@ def test_what_is_written_is_read(s3):
     assert not _stores.exists(place)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "at 1.00.00\u202fPM.png",
+        "no\xa0break",
+        "soft\xadhyphen",
+        "\U0001f468\u200d\U0001f467",
+        "a%41?+&*[~",
+    ],
+)
+def test_names_that_systems_give(s3, name):
+    """Those of screenshots of macOS have a space that is not printable, as Python has it."""
+    _stores.write(f"{s3}/{name}", b"1")
+    assert _stores.read(f"{s3}/{name}") == b"1"
+    assert _stores.names(s3) == {name}
+
+
 def test_of_several_who_create_at_once_one_succeeds(s3):
     create_at_once(f"{s3}/a")
 
@@ -89,7 +106,11 @@ def test_an_object_that_changes_is_not_read_on(s3):
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://data/a/../b", "s3://data/./b", "s3://data//b", "s3://data/b\n", "s3://", "gs://a"]
+    "url",
+    [
+        *("s3://data/a/../b", "s3://data/./b", "s3://data//b", "s3://", "gs://a"),
+        *("s3://data/b\n", "s3://data/\x7f", "s3://data/\x9b", "s3://data/\ud800", "s3://dätä/b"),
+    ],
 )
 def test_names_that_are_none(url):
     with pytest.raises(InvalidArgumentError, match="is no place"):
