@@ -11,11 +11,13 @@ import hmac
 import html
 import logging
 import os
+import posixpath
 import re
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from http.client import HTTPException
+from itertools import accumulate
 from urllib.parse import quote
 
 from dkmeans._stores_objects import ENDPOINTS, place
@@ -31,18 +33,20 @@ _UPLOAD = re.compile(r"<Upload>.*?<Key>(.*?)</Key>.*?<UploadId>(.*?)</UploadId>"
 _NOTHING = hashlib.sha256(b"").hexdigest()  # the body of each request
 
 
-def abort_below(url: str) -> None:
-    """Abort all uploads to a URL and to what is below it, as far as that can be done.
+def abort(own: Collection[str]) -> None:
+    """Abort all uploads to URLs of one bucket and to what is below them, as far as can be done.
 
     Whoever calls this sees to it that nobody else uploads there.
     """
-    bucket, key = place(url)
+    places = [place(url) for url in own]
+    bucket, keys = places[0][0], {key for _, key in places}
+    above = f"s3://{bucket}/{posixpath.commonpath(keys)}"
     try:
-        for name, upload in unfinished(url):
-            if name == key or name.startswith(f"{key}/" if key else ""):
+        for name, upload in unfinished(above):
+            if not keys.isdisjoint(accumulate(name.split("/"), "{}/{}".format)):
                 ask("DELETE", f"/{bucket}/{name}", {"uploadId": upload})
     except (OSError, HTTPException) as error:
-        _LOG.debug("Uploads to %s that were not finished are left as they are (%s).", url, error)
+        _LOG.debug("Uploads below %s that nobody will finish are left there (%s).", above, error)
 
 
 def unfinished(url: str) -> Iterator[tuple[str, str]]:

@@ -209,9 +209,9 @@ def test_who_was_suspended_touches_nothing_of_the_next_job(sources, s3, monkeypa
 @pytest.mark.parametrize(
     ("name", "steps"),
     [
-        ("o.zarr", ["check _clear", "check publishing", "publish check", "check abort_below"]),
-        ("o.tif", ["check upload", "check abort_below"]),
-        ("o/", ["upload", "check abort_below"]),  # tasks finish pictures that they write whole
+        ("o.zarr", ["check _clear", "check publishing", "publish check", "check abort"]),
+        ("o.tif", ["check upload", "check abort"]),
+        ("o/", ["upload", "check abort"]),  # tasks finish pictures that they write whole
     ],
 )
 def test_the_lock_is_asked_for_once_before_each_step(sources, s3, monkeypatch, name, steps):
@@ -231,7 +231,7 @@ def test_the_lock_is_asked_for_once_before_each_step(sources, s3, monkeypatch, n
     told(_manifest.Job, "publishing")
     told(_stores_objects, "upload")
     told(_bucket.BucketSpace, "publish")
-    for function in ("_clear", "abort_below"):
+    for function in ("_clear", "abort"):
         told(_bucket, function)
     picture = sources / "a.png"
     if name == "o.tif":  # several tasks write it

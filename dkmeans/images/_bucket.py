@@ -7,15 +7,15 @@ without metadata.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 from dkmeans import _stores_objects as objects
 from dkmeans._palette import Palette
 from dkmeans._passes import BlockSource
 from dkmeans._stores_locks import Lock, held
-from dkmeans._stores_uploads import abort_below
+from dkmeans._stores_uploads import abort
 from dkmeans._validation import InvalidArgumentError, OutputError
 from dkmeans.images import _store, _store_state
 from dkmeans.images._deflate import Compression
@@ -42,7 +42,14 @@ _log = logging.getLogger("dkmeans")
 
 
 class BucketSpace:
-    """The workspace of an output in S3, which this process has locked; made by `opened`.
+    """The workspace of an output in S3, which this process has locked; made by `Bucket.opened`.
+
+    Parameters
+    ----------
+    url, lock, kind
+        Where it is, the lock in it, and the kind of output.
+    own
+        The URLs to which this job alone writes.
 
     Attributes
     ----------
@@ -52,12 +59,13 @@ class BucketSpace:
         As in `Swept`.
     """
 
-    def __init__(self, url: str, lock: Lock, kind: str) -> None:
+    def __init__(self, url: str, lock: Lock, kind: str, own: Collection[str]) -> None:
         self.path = url
         self.is_kept: Callable[[], bool] = lambda: False
         self.can_resume = False
         self._lock = lock
         self._kind = kind
+        self._own = own
 
     def check(self) -> None:
         """Raise if another job has taken the workspace over, while this process was suspended."""
@@ -90,7 +98,7 @@ class BucketSpace:
         self.check()
         # First what tells of a job: whoever is killed from here on leaves nothing to go on with.
         objects.remove(f"{self.path}/{JOB}")
-        abort_below(output)
+        abort({self.path, *self._own})
         objects.remove_below(self.path, keep=(LOCK, _CHUNKS))
         chunks = f"{self.path}/{_CHUNKS}"
         if self._kind == "zarr" and objects.exists(chunks):
@@ -102,20 +110,6 @@ class BucketSpace:
 def _workspace(output: str, kind: str) -> str:
     parent, _, name = output.rpartition("/")
     return f"{output if kind == 'folder' else parent}/.{name}.dkmeans"
-
-
-@contextmanager
-def opened(output: str, kind: str) -> Iterator[BucketSpace]:
-    """Lock the workspace of an output; remove it at the end.
-
-    Raises
-    ------
-    OutputError
-        If another job has it, or it cannot be written.
-    """
-    url = _workspace(output, kind)
-    with held(f"{url}/{LOCK}", output) as lock:
-        yield from used(BucketSpace(url, lock, kind), output)
 
 
 class Bucket:
@@ -168,9 +162,20 @@ class Bucket:
             )
         return set()
 
-    def opened(self) -> AbstractContextManager[BucketSpace]:
-        """Enter the workspace."""
-        return opened(self.path, self.kind)
+    @contextmanager
+    def opened(self) -> Iterator[BucketSpace]:
+        """Lock the workspace; remove it at the end.
+
+        Raises
+        ------
+        OutputError
+            If another job has it, or it cannot be written.
+        """
+        url = _workspace(self.path, self.kind)
+        # Others may write into the folder: there only files that are to have our names are ours.
+        own = self.files.values() if self.kind == "folder" else [self.path]
+        with held(f"{url}/{LOCK}", self.path) as lock:
+            yield from used(BucketSpace(url, lock, self.kind, own), self.path)
 
     def published(self, job: Job) -> bool:
         """Return whether the metadata of a Zarr output were about to be put."""
