@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import pickle
 import shutil
 
@@ -328,6 +329,42 @@ def test_an_array_is_listed_once_for_all_its_images(store, monkeypatch):
     for _, source in _store_source.probe(store):
         source.fingerprint()
     assert listed == [f"{store}/images/0", f"{store}/packed/1"]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "failing"),
+    [
+        ("images/0/c/2/3/0", "a.png"),  # at the lower right
+        ("images/0/c/0/0/0", "a.png"),
+        ("packed/1/c/0/0", "b.png"),
+        ("packed/1/c/1/0", "b.png sub/c.png"),
+        ("packed/1/c/2/0", ""),  # of no picture
+    ],
+)
+def test_a_chunk_that_is_missing_is_told(store, tmp_path, chunk, failing):
+    """It is not read as black pixels: an ingest writes all chunks."""
+    shutil.copytree(store, tmp_path / "s.zarr")
+    (tmp_path / "s.zarr" / chunk).unlink()
+    for name, source in _store_source.probe(tmp_path / "s.zarr"):
+        windows = list(grid(*source.shape[:2], source.read_block))
+        if name in failing.split():
+            array, _, key = chunk.partition("/c/")
+            message = f"{tmp_path}/s.zarr/{array}: chunk c/{key} is missing"
+            with pytest.raises(SourceError, match=message):
+                list(source.read(windows))
+        else:
+            assert sum(block.size for block in source.read(windows)) == math.prod(source.shape)
+
+
+def test_chunks_that_are_black_are_not_missing(tmp_path):
+    _store.create(tmp_path / "s.zarr", {"images/0": ((90, 70, 3), (64, 64, 3))}, compress=True)
+    pixels = np.zeros((90, 70, 3), np.uint8)
+    pixels[80, 68, 2] = 9
+    ArrayWriter(tmp_path / "s.zarr", "images/0").write((0, 0, 0), pixels)
+    _store.complete(tmp_path / "s.zarr", [Image("a.png", "images/0", (90, 70, 3), None, "a.png")])
+    [(_, source)] = _store_source.probe(tmp_path / "s.zarr")
+    [block] = source.read([Window(3, 0, 87, 70)])
+    np.testing.assert_array_equal(block, pixels[3:])
 
 
 def test_labels_are_no_pictures(photo, tmp_path):

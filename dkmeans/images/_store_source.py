@@ -56,6 +56,8 @@ class ZarrSource:
         What told of the metadata when it was probed; "" in S3, where that is asked for when needed.
     probed
         Another text for each look at the store: what was read of one is not taken for the next.
+    is_full
+        Whether no chunk may be missing; else pixels of those that are have the array's fill value.
     """
 
     store: str
@@ -65,6 +67,7 @@ class ZarrSource:
     offset: int | None = None
     stored: str = ""
     probed: str = ""
+    is_full: bool = False
 
     in_order = False
     dtype = np.dtype(np.uint8)
@@ -109,13 +112,17 @@ class ZarrSource:
         return pixels.reshape(window.height, width, self.shape[2])[:, window.columns]
 
     def _region(self, array: Any, region: tuple[slice, ...]) -> UInt8:
+        place = f"{self.store}/{self.array}".rstrip("/")
         try:
-            return np.asarray(array[region])
+            pixels = np.asarray(array[region])
         except _ERRORS as error:
             if chunk := _damaged_chunk(array, region):
-                place = f"{self.store}/{self.array}".rstrip("/")
                 raise SourceError(f"{place}: chunk {chunk} is damaged ({error}).") from error
             raise
+        for chunk in _blank_chunks(array, region, pixels) if self.is_full else ():
+            if not _stores.exists(f"{place}/{chunk}"):
+                raise SourceError(f"{place}: chunk {chunk} is missing; copy or ingest it again.")
+        return pixels
 
     def _packed(self, array: Any, start: int, stop: int) -> UInt8:
         """Return rows of packed pixels; each thread keeps the last chunk, for the next picture."""
@@ -139,18 +146,36 @@ def _as_probed(source: ZarrSource) -> ZarrSource:
 
 def _damaged_chunk(array: Any, region: Sequence[slice]) -> str | None:
     """Return the name of the first chunk of a region that cannot be read."""
+    for name, place in _chunks(array, region):
+        try:
+            array[place]
+        except _ERRORS:
+            return name
+    return None
+
+
+def _blank_chunks(array: Any, region: Sequence[slice], pixels: UInt8) -> Iterator[str]:
+    """Yield the names of the chunks of which all pixels of a region are 0, as of missing ones."""
+    for name, place in _chunks(array, region):
+        within = tuple(
+            slice(max(0, part.start - whole.start), part.stop - whole.start)
+            for part, whole in zip(place, region, strict=True)
+        )
+        if not pixels[within].flat[0] and not pixels[within].any():  # one pixel tells most of them
+            yield name
+
+
+def _chunks(array: Any, region: Sequence[slice]) -> Iterator[tuple[str, tuple[slice, ...]]]:
+    """Yield the name of each chunk that a region touches, and its place in the array."""
     shape = array.shards or array.chunks
     touched = [
         range(part.start // size, -(-part.stop // size))
         for part, size in zip(region, shape, strict=False)
     ]
     for numbers in itertools.product(*touched):
-        try:
-            array[tuple(slice(n * s, (n + 1) * s) for n, s in zip(numbers, shape, strict=False))]
-        except _ERRORS:
-            whole = (*numbers, *(0 for _ in shape[len(numbers) :]))
-            return str(array.metadata.encode_chunk_key(whole))
-    return None
+        whole = (*numbers, *(0 for _ in shape[len(numbers) :]))
+        place = tuple(slice(n * s, (n + 1) * s) for n, s in zip(numbers, shape, strict=False))
+        yield str(array.metadata.encode_chunk_key(whole)), place
 
 
 @contextmanager
@@ -251,6 +276,7 @@ def _probe_group(path: str, group: Any, listing: Any) -> Iterator[tuple[str, Zar
             if not fits or array.dtype != np.uint8:
                 raise SourceError(f"{path}: its list of images is damaged ({image.name}).")
             place = path, image.array, image.shape, block, image.offset
-            yield image.name, _as_probed(ZarrSource(*place, probed=probed))
+            # Ours have all their chunks: one that is missing was not copied, or is lost.
+            yield image.name, _as_probed(ZarrSource(*place, probed=probed, is_full=True))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SourceError(f"{path}: its list of images is damaged ({error!r}).") from error
