@@ -170,6 +170,29 @@ def test_links_are_followed_but_not_round_in_circles(folder):
     assert "no such file" in images["dangling.png"].error
 
 
+def test_links_to_folders_are_followed_once(folder, tmp_path):
+    """Those that lead elsewhere are, but not those to where the pictures are found anyway."""
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "a" / "b").mkdir(parents=True)
+    for place in (elsewhere, elsewhere / "a", elsewhere / "a" / "b"):
+        Image.new("L", (6, 10)).save(place / "p.png")
+    links = {
+        "1": elsewhere / "a" / "b",
+        "2": elsewhere / "a",
+        "3": elsewhere / "a" / "b",  # which is below 2
+        "deep": folder / "sub" / "deep",
+        "up": tmp_path,
+        "sub/out": elsewhere,  # above 2, which is gone through again
+    }
+    for name, place in links.items():
+        (folder / name).symlink_to(place)
+    (elsewhere / "back").symlink_to(folder)
+    (elsewhere / "a" / "round").symlink_to(elsewhere / "a")
+    found = ["1/p.png", "2/p.png", "2/b/p.png"]
+    last = ["sub/out/p.png", "sub/out/a/p.png", "sub/out/a/b/p.png"]
+    assert names_of(find(folder)) == [*IN_ORDER[:5], *found, *IN_ORDER[5:], *last]
+
+
 def test_the_current_folder_has_a_name(folder, monkeypatch):
     monkeypatch.chdir(folder / "sub" / "z.zarr")
     assert names_of(find(".")) == ["z.zarr"]

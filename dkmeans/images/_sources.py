@@ -119,7 +119,8 @@ def find(sources: Paths) -> list[Found]:
     """Expand sources to images and probe each, in the order given; folders in sorted order.
 
     A folder is searched to any depth for the suffixes of `_raster.SUFFIXES` and for Zarr, also in
-    S3. What cannot be read is listed with the reason; what has another suffix is passed over.
+    S3; links to other folders are followed. What cannot be read is listed with the reason; what
+    has another suffix is passed over.
     """
     found: list[Found] = []
     for path in as_list(sources):
@@ -198,16 +199,35 @@ def _probe_member(member: _objects.Member) -> list[Found]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield images, stores and, last, folders that cannot be read."""
+    """Yield images, stores and, last, folders that cannot be read. Links are followed once."""
     closed: list[Path] = []
-    for root, folders, files in os.walk(folder, onerror=lambda e: closed.append(Path(e.filename))):
+    gone_through = [Path(os.path.realpath(folder))]
+    walk = os.walk(folder, onerror=lambda e: closed.append(Path(e.filename)), followlinks=True)
+    for root, folders, files in walk:
         stores = [f for f in folders if _store_source.is_zarr(Path(root, f))]
-        folders[:] = sorted(f for f in folders if f not in stores and not f.startswith("."))
+        folders[:] = [
+            f
+            for f in sorted(folders)
+            if f not in stores and not f.startswith(".") and _leads_on(root, f, gone_through)
+        ]
         for name in sorted([*stores, *files]):
             is_image = name in stores or PurePath(name).suffix.lower() in _raster.SUFFIXES
             if is_image and not name.startswith("."):
                 yield Path(root, name)
     yield from closed
+
+
+def _leads_on(root: str, name: str, gone_through: list[Path]) -> bool:
+    """Return whether a folder is no link, or one to where nobody goes otherwise; note where."""
+    # Unlike Path.is_symlink, this is False too for what must not be looked at.
+    if not os.path.islink(Path(root, name)):  # noqa: PTH114
+        return True
+    place = Path(os.path.realpath(Path(root, name)))
+    above = Path(os.path.realpath(root)).is_relative_to(place)
+    if above or any(place.is_relative_to(other) for other in gone_through):
+        return False
+    gone_through.append(place)
+    return True
 
 
 def _probe(path: Path, name: str) -> Iterator[Found]:
