@@ -326,11 +326,17 @@ def state(place: Place) -> State:
 
 
 def refuse_changed(place: Place, before: State) -> None:
-    """Raise `SourceError` if the `state` of a file is no longer what it was.
+    """Raise `SourceError` if a file is gone, or its `state` is no longer what it was.
 
     Objects need no question of their own: each request for some of their bytes asks it too.
     """
-    if not is_url(place) and state(place) != before:
+    if is_url(place):
+        return
+    try:
+        now = state(place)
+    except FileNotFoundError as error:
+        raise SourceError(f"{os.fspath(place)}: no such file.") from error
+    if now != before:
         raise SourceError(f"{os.fspath(place)}: changed while it was being read; run again.")
 
 
