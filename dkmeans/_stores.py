@@ -12,7 +12,7 @@ import re
 import secrets
 import stat
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath, PurePosixPath
@@ -58,6 +58,18 @@ def absolute(place: Place) -> PurePath:
     """Return a place as it can be compared with others: links followed, no slash at the end."""
     # Links may go in circles, for which `Path.resolve` raises.
     return PurePosixPath(place) if is_url(place) else Path(os.path.realpath(place))
+
+
+def outermost(places: Collection[str]) -> list[str]:
+    """Return the places, paths or URLs, that lie in none of the others, sorted.
+
+    Examples
+    --------
+    >>> outermost(["b/c/d", "b", "b.png", "a/b/c"])
+    ['a/b/c', 'b', 'b.png']
+    """
+    all_of_them = {PurePath(place) for place in places}
+    return sorted(place for place in places if all_of_them.isdisjoint(PurePath(place).parents))
 
 
 def names(place: Place) -> set[str]:

@@ -80,6 +80,9 @@ def test_sources_in_the_order_given(folder):
         ("su?", ["c.jpeg", "z.zarr", "deep/c.webp"]),
         ("**/c.*", ["c.jpeg", "c.webp"]),
         ("*/*.zarr", ["z.zarr"]),
+        ("**/*.zarr/**", ["z.zarr"]),  # not what it is made of
+        ("**", IN_ORDER),  # each once, though all is in folders that match too
+        ("sub/**/*", ["c.jpeg", "c.webp", "z.zarr"]),
     ],
 )
 def test_patterns(folder, pattern, names):

@@ -5,6 +5,7 @@ import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dkmeans import _stores
 from dkmeans import _stores_objects as objects
 from dkmeans._stores_objects import Listing, State
 from dkmeans._validation import SourceError
@@ -75,10 +76,10 @@ def _matching(url: str) -> list[str]:
     if not _pattern(url):
         return [url]
     bucket, _, key = url.removeprefix("s3://").partition("/")
-    found = sorted({*_matches(f"s3://{bucket}", key.split("/"))})
+    found = {*_matches(f"s3://{bucket}", key.split("/"))}
     if not found:
         raise SourceError(f"{url}: nothing matches this pattern.")
-    return found
+    return _stores.outermost(found)
 
 
 def _expand_one(url: str, suffixes: tuple[str, ...]) -> Iterator[Member]:

@@ -157,10 +157,12 @@ def _expand(path: Path) -> Iterator[Found]:
     if not _is_pattern(path):
         yield from _expand_one(path)
         return
-    members = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - skips what is hidden
+    members = glob.glob(str(path), recursive=True)  # noqa: PTH207 - skips what is hidden
     if not members:
         yield _failed(path, path.name, "nothing matches this pattern.")
-    for member in members:  # not as patterns: what they name may be gone, as where a link leads
+    for member in _stores.outermost(
+        members
+    ):  # not as patterns: what they name may be gone, as where a link leads
         yield from _expand_one(Path(member))
 
 
