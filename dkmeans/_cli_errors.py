@@ -105,7 +105,10 @@ def _explain(error: BaseException) -> tuple[int, str] | None:
         return 0, str(error)
     reason = _reason(error)
     status = WRONG_USE if isinstance(error, InvalidArgumentError) else SOME_FAILED
-    return None if reason is None else (status, f"error: {_in_options(reason)}{_kept(error)}")
+    if reason is None:
+        return None
+    sentence, kept = _in_options(reason), _kept(error)
+    return status, f"error: {sentence.removesuffix('.') if kept else sentence}{kept}"
 
 
 def _kept(error: BaseException) -> str:

@@ -19,7 +19,13 @@ from PIL import Image
 from dkmeans import _cli, _report, images
 from dkmeans._palette import Palette
 from dkmeans._report_progress import ConsoleProgress
-from dkmeans._validation import DkmeansError, InvalidArgumentError, OutputError, SourceError
+from dkmeans._validation import (
+    DkmeansError,
+    InvalidArgumentError,
+    OutputError,
+    SourceError,
+    note_kept,
+)
 from dkmeans.images import SourceReport
 
 DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -260,6 +266,11 @@ def raises(error):
     return act
 
 
+def noted(error):
+    note_kept(error, "w")
+    return error
+
+
 @pytest.mark.parametrize("command", ["quantize", "ingest"])
 @pytest.mark.parametrize(
     ("error", "status", "sentence"),
@@ -305,6 +316,14 @@ def raises(error):
             )
         ),
         (OutputError("o: exists."), 1, "error: o: exists."),
+        (
+            noted(OutputError("o: cannot be written (the disk is full).")),
+            1,
+            (
+                "error: o: cannot be written (the disk is full); what is done is kept in w; "
+                "--resume goes on from there"
+            ),
+        ),
         (DkmeansError("no."), 1, "error: no."),
         (SourceError("a\x1b[31m\nb"), 1, r"error: a\x1b[31m\nb"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device."),
