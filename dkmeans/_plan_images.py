@@ -1,6 +1,7 @@
 """Plans of what is done with pictures."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -127,7 +128,8 @@ def _usable(sources: Paths) -> dict[int, BlockSource]:
 
 
 def _existing(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.parents) if place.is_dir())
+    # Unlike Path.is_dir, this is False too for what must not be looked at.
+    return next(place for place in (folder, *folder.parents) if os.path.isdir(place))  # noqa: PTH112
 
 
 def _outputs(usable: Mapping[int, BlockSource], kind: str, n_colors: int) -> dict[int, Output]:

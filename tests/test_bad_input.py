@@ -20,7 +20,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from dkmeans import ingest, quantize
+from dkmeans import ingest, plan, quantize
 from dkmeans._kernels import compile as kernels
 from dkmeans._palette import Palette
 from dkmeans._validation import DkmeansError, InvalidArgumentError, OutputError, SourceError
@@ -627,6 +627,9 @@ def test_where_nothing_must_be_written(open_folder):
                 quantize(open_folder / "a.png", open_folder / output)
             assert str(open_folder / output) in str(caught.value)
             assert "Permission denied" in str(caught.value)
+        outputs = str(open_folder / "no-entry" / "x" / "a.png"), str(open_folder / "out" / "a.png")
+        plans = [plan(open_folder / "a.png", output, n_colors=4) for output in outputs]
+    assert plans[0].passes == plans[1].passes
     (open_folder / "out").chmod(0o755)
     (open_folder / "no-entry").chmod(0o755)
     assert files_in(open_folder) == ["a.png"]
