@@ -129,8 +129,9 @@ def refine(passes: Passes, data: Table, standing: Standing, options: Options) ->
         if n_iter == options.max_iter:
             break
         last, means = means, _means(passes, data, frame, centers, totals)
-        reason = _ending(movement(centers, means), inertia, standing, options)
-        if reason != "max_iter":
+        ending = _ending(movement(centers, means), inertia, standing, options)
+        if ending is not None:
+            reason = ending
             n_iter += 1  # noqa: PLW2901 - scikit-learn counts the step that is not worth taking
             watch(n_iter, centers)
             break
@@ -152,8 +153,10 @@ def refine(passes: Passes, data: Table, standing: Standing, options: Options) ->
     return Solution(centers, totals.weights, totals.inertia, n_iter, reason, walk.labels)
 
 
-def _ending(shift: float, inertia: float, standing: Standing, options: Options) -> StopReason:
-    """Return why a step that moves the centres by `shift` is not worth taking, "max_iter" if it is.
+def _ending(
+    shift: float, inertia: float, standing: Standing, options: Options
+) -> StopReason | None:
+    """Return why a step that moves the centres by `shift` is not worth taking; None to go on.
 
     `inertia` is that of the centres; infinite, as the last one, if it is not measured.
     """
@@ -162,7 +165,7 @@ def _ending(shift: float, inertia: float, standing: Standing, options: Options) 
     last = standing.inertia
     if shift <= options.tol * standing.mean_variance:
         return "tol"
-    return "tol" if last - inertia < _PASS * options.tol * last < np.inf else "max_iter"
+    return "tol" if last - inertia < _PASS * options.tol * last < np.inf else None
 
 
 def _told(n: int, before: float, inertia: float) -> str:
