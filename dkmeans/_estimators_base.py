@@ -1,6 +1,5 @@
 """What `KMeans` and `MiniBatchKMeans` share: data at the door, and answers of a fitted model."""
 
-import math
 import os
 import sys
 import warnings
@@ -24,7 +23,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dkmeans import _lloyd_passes, _model
 from dkmeans._estimators_callbacks import CallbackSupportMixin
-from dkmeans._estimators_checks import Finite, check_columns, has_dims, is_rich
+from dkmeans._estimators_checks import Finite, check_columns, check_ranges, has_dims, is_rich
 from dkmeans._frame import Centers, Float64, Frame, Ranges
 from dkmeans._lloyd_passes import Fit
 from dkmeans._passes import Passes
@@ -35,12 +34,10 @@ from dkmeans._tables_blocks import check_unmasked
 # What is kept as stored; other numbers become float64.
 _STORED = [np.float64, np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16]
 _TABLE = 2  # axes
-_LEAST_WEIGHT = 1e-250
 _FITTED = (
     "cluster_centers_", "counts_", "inertia_", "n_iter_", "n_passes_", "stop_reason_",
     "n_missing_", "n_features_in_", "feature_names_in_", "n_steps_",
 )  # fmt: skip
-_LARGEST, _LEAST = float(np.finfo(np.float64).max), float(np.finfo(np.float64).tiny)
 
 
 class BaseKMeans(
@@ -235,58 +232,9 @@ class BaseKMeans(
                 f"{names.tolist()}; fitted: {fitted.tolist()}."
             )
 
-    def _check_finite(self, ranges: Ranges) -> None:
-        """Refuse rows that have no label."""
-        name = type(self).__name__
-        if ranges.first_infinite >= 0:
-            raise ValueError(
-                f"Input X contains infinity, first in row {ranges.first_infinite}; {name} takes "
-                "finite values only."
-            )
-        if ranges.n_missing and self.missing == "error":
-            raise ValueError(
-                f"Input X contains NaN: {ranges.n_missing} rows, the first is row "
-                f"{ranges.first_missing}. Leave such rows out with {name}(missing='ignore'), or "
-                "fill them in."
-            )
-
-    def _check_ranges(self, ranges: Ranges) -> None:
-        """Refuse rows that cannot be clustered."""
-        if ranges.first_misweighted >= 0:
-            raise ValueError(
-                "sample_weight contains negative values, NaN or infinity, first in row "
-                f"{ranges.first_misweighted}; weights must be finite and at least 0."
-            )
-        self._check_finite(ranges)
-        if not ranges.n_used:
-            raise ValueError(
-                "No row counts: all have NaN." if ranges.n_missing else
-                "sample_weight is zero for every row; at least one must be above zero."
-            )  # fmt: skip
-        if ranges.heaviest > _LARGEST / ranges.n_used:
-            raise ValueError(
-                f"sample_weight is up to {ranges.heaviest:.3g}, so large that the sum of all "
-                "weights may exceed float64. Scale the weights."
-            )
-        extent = float((ranges.high / 2 - ranges.low / 2).max())
-        if extent > math.sqrt(_LARGEST / ranges.low.size / ranges.n_used / ranges.heaviest) / 2:
-            largest = max(np.abs(ranges.low).max(), np.abs(ranges.high).max())
-            raise ValueError(
-                f"Input X contains values too far apart (the largest is {largest:.3g}, the largest "
-                f"weight {ranges.heaviest:.3g}): sums of their squared distances exceed float64. "
-                "Scale them."
-            )
-        if ranges.heaviest < _LEAST_WEIGHT:
-            raise ValueError(
-                f"sample_weight is at most {ranges.heaviest:.3g}, too small for float64 to weigh "
-                "anything with. Scale the weights."
-            )
-        if 0 < extent < math.sqrt(_LEAST / ranges.heaviest):
-            raise ValueError(
-                f"Input X contains values too near each other (at most {2 * extent:.3g} apart, the "
-                f"largest weight {ranges.heaviest:.3g}): their squared distances vanish in "
-                "float64. Scale them."
-            )
+    def _check_ranges(self, ranges: Ranges, centers: Float64 | None = None) -> None:
+        """Refuse rows that cannot be clustered; see `check_ranges`."""
+        check_ranges(ranges, type(self).__name__, self.missing, centers)
 
     def _check_some(self, data: Table) -> None:
         if data.n_rows == 0:

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans._frame import Float64, Ranges
 from dkmeans._tables_blocks import check_unmasked
 from dkmeans._validation import InvalidArgumentError
 
 _RICH = ("dask", "zarr", "xarray")  # libraries whose arrays are read block by block
 _TABLE = 2  # axes
+_LEAST_WEIGHT = 1e-250
+_LARGEST, _LEAST = float(np.finfo(np.float64).max), float(np.finfo(np.float64).tiny)
 _NO_NUMBERS = ("m", "M", "V")  # NumPy's letters for durations, dates and records
 
 
@@ -82,3 +85,64 @@ class Finite:
                 f"Input X contains {what}: {rows.size} rows, the first is row {rows[0]} of "
                 f"{n}{self.place}. {self.name} takes finite values only{hint}."
             )
+
+
+def check_finite(ranges: Ranges, name: str, missing: str) -> None:
+    """Refuse rows that have no label, with an error that calls the estimator by `name`."""
+    if ranges.first_infinite >= 0:
+        raise ValueError(
+            f"Input X contains infinity, first in row {ranges.first_infinite}; {name} takes "
+            "finite values only."
+        )
+    if ranges.n_missing and missing == "error":
+        raise ValueError(
+            f"Input X contains NaN: {ranges.n_missing} rows, the first is row "
+            f"{ranges.first_missing}. Leave such rows out with {name}(missing='ignore'), or "
+            "fill them in."
+        )
+
+
+def check_ranges(ranges: Ranges, name: str, missing: str, centers: Float64 | None = None) -> None:
+    """Refuse rows that cannot be clustered, with an error that calls the estimator by `name`.
+
+    `centers` are those that there are already, which the rows move.
+    """
+    if ranges.first_misweighted >= 0:
+        raise ValueError(
+            "sample_weight contains negative values, NaN or infinity, first in row "
+            f"{ranges.first_misweighted}; weights must be finite and at least 0."
+        )
+    check_finite(ranges, name, missing)
+    if not ranges.n_used:
+        raise ValueError(
+            "No row counts: all have NaN." if ranges.n_missing else
+            "sample_weight is zero for every row; at least one must be above zero."
+        )  # fmt: skip
+    if ranges.heaviest > _LARGEST / ranges.n_used:
+        raise ValueError(
+            f"sample_weight is up to {ranges.heaviest:.3g}, so large that the sum of all "
+            "weights may exceed float64. Scale the weights."
+        )
+    low, high, apart = ranges.low, ranges.high, "apart"
+    if centers is not None:
+        low, high = np.minimum(low, centers.min(axis=0)), np.maximum(high, centers.max(axis=0))
+        apart = "apart, or from the centres so far"
+    extent = float((high / 2 - low / 2).max())
+    if extent > math.sqrt(_LARGEST / low.size / ranges.n_used / ranges.heaviest) / 2:
+        largest = max(np.abs(low).max(), np.abs(high).max())
+        raise ValueError(
+            f"Input X contains values too far {apart} (the largest is {largest:.3g}, the largest "
+            f"weight {ranges.heaviest:.3g}): sums of their squared distances exceed float64. "
+            "Scale them."
+        )
+    if ranges.heaviest < _LEAST_WEIGHT:
+        raise ValueError(
+            f"sample_weight is at most {ranges.heaviest:.3g}, too small for float64 to weigh "
+            "anything with. Scale the weights."
+        )
+    if 0 < extent < math.sqrt(_LEAST / ranges.heaviest):
+        raise ValueError(
+            f"Input X contains values too near each other (at most {2 * extent:.3g} apart, the "
+            f"largest weight {ranges.heaviest:.3g}): their squared distances vanish in "
+            "float64. Scale them."
+        )

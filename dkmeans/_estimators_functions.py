@@ -1,6 +1,7 @@
 """`k_means` and `kmeans_plusplus` as scikit-learn has them, and `load`."""
 
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from sklearn.utils.validation import _check_sample_weight
 from dkmeans import _model, _seeding
 from dkmeans._estimators import KMeans
 from dkmeans._estimators_base import BaseKMeans
-from dkmeans._estimators_checks import check_columns
+from dkmeans._estimators_checks import check_columns, check_ranges
 from dkmeans._estimators_minibatch import MiniBatchKMeans
+from dkmeans._frame import Ranges
 from dkmeans._tables_blocks import check_unmasked
 from dkmeans._validation import SourceError, check_integer
 
@@ -98,8 +100,8 @@ def kmeans_plusplus(
     Raises
     ------
     ValueError
-        If there are fewer rows than clusters, values that are not finite, or arguments that are
-        not as said here.
+        If there are fewer rows than clusters, values that are not finite or whose squared distances
+        float64 does not hold, or arguments that are not as said here.
     """
     check_columns(X, "kmeans_plusplus")
     check_unmasked("sample_weight", sample_weight)
@@ -116,8 +118,10 @@ def kmeans_plusplus(
     used = np.flatnonzero(weights)
     if used.size < n_clusters:
         raise ValueError(f"n_samples={used.size} should be >= n_clusters={n_clusters}.")
-    rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
     points = X[used].astype(np.float64)
+    ranges, _ = Ranges.of(points, weights[used], partial(np.arange, used.size))
+    check_ranges(ranges, "kmeans_plusplus", "error")
+    rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
     chosen = used[_seeding.choose(points, weights[used], n_clusters, rng, n_local_trials)]
     return X[chosen], chosen
 

@@ -171,7 +171,7 @@ class MiniBatchKMeans(BaseKMeans):
         data = self._table(X, sample_weight, reset=first)
         self._check_some(data)
         rows, weights, ranges = _minibatch.gather(data)
-        self._check_ranges(ranges)
+        self._check_ranges(ranges, None if first else self._state.centers)
         if first:
             self._check_size(data)
             rng = check_random_state(self.random_state)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from dkmeans import _needs_tables, _stores
 from dkmeans._checkpoint import Checkpoint
 from dkmeans._estimators import KMeans
+from dkmeans._estimators_checks import check_finite
 from dkmeans._estimators_functions import load
 from dkmeans._estimators_minibatch import MiniBatchKMeans
 from dkmeans._jobs_labels import write_labels
@@ -330,7 +331,7 @@ def predict(
         centers = estimator._centers  # noqa: SLF001 - of a class of ours
         found = write_labels(Passes(shown), pieces, height, centers, site)
         with _about(data):
-            estimator._check_finite(found.measured.ranges)  # noqa: SLF001 - of a class of ours
+            check_finite(found.measured.ranges, type(estimator).__name__, estimator.missing)
         marks = {"format": "dkmeans-labels", "version": 1, "n_clusters": len(found.counts)}
         target.finish(
             space,

@@ -915,6 +915,8 @@ def test_kmeans_plusplus_chooses_no_row_of_weight_zero():
         ({"n_clusters": 2, "n_local_trials": 0}, "n_local_trials.* 0"),
         ({"n_clusters": 2, "sample_weight": np.ones(3)}, "sample_weight.shape"),
         ({"n_clusters": 2, "X": rows_with(np.nan, 3)}, "contains NaN"),
+        ({"n_clusters": 2, "X": rows_with(1e200, 3)}, r"too far apart .*1e\+200.*Scale them"),
+        ({"n_clusters": 2, "X": normal(20, 3) * 1e-200}, "too near each other .*Scale them"),
     ],
 )
 def test_arguments_of_kmeans_plusplus_that_will_not_do(arguments, words):

@@ -124,6 +124,8 @@ def test_a_batch_that_will_not_do_changes_nothing():
         model.partial_fit(bad)
     with pytest.raises(ValueError, match="Negative values"):
         model.partial_fit(drawn(9, 2), sample_weight=-np.ones(9))
+    with pytest.raises(ValueError, match=r"from the centres so far \(the largest is 1e\+200"):
+        model.partial_fit(drawn(9, 2) + 1e200)  # these rows are near each other
     assert (pickle.dumps(model.cluster_centers_), model.n_steps_) == before[:2]
     np.testing.assert_array_equal(model.counts_, before[2])
 
