@@ -11,12 +11,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 
-from dkmeans import _lloyd_passes, _needs_tables
+from dkmeans import _lloyd_passes
 from dkmeans._checkpoint import Checkpoint
 from dkmeans._estimators_base import BaseKMeans, labels_of, warn
-from dkmeans._estimators_callbacks import Report, with_callbacks
+from dkmeans._estimators_callbacks import with_callbacks
 from dkmeans._lloyd_refine import Options
-from dkmeans._passes import Passes, Progress
+from dkmeans._passes import Progress
 
 
 class KMeans(BaseKMeans):
@@ -214,8 +214,7 @@ class KMeans(BaseKMeans):
     ) -> Self:
         """Find the centres, and show how passes go."""
         kept = None if checkpoint is None else Checkpoint.at(checkpoint)
-        data = self._table(X, sample_weight, reset=True)
-        self._check_size(data)
+        data, report, passes = self._begin(X, sample_weight, progress)
         if self.algorithm == "elkan" and self.n_clusters == 1:
             warn(
                 "algorithm='elkan' doesn't make sense for a single cluster. Using 'lloyd' instead.",
@@ -225,9 +224,6 @@ class KMeans(BaseKMeans):
         seed = 0  # from centres that are given, there is one result
         if not isinstance(init, np.ndarray):
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        report = Report(self, progress)
-        passes = Passes(report)
-        passes.n_passes += bool(data.unsized)
         options = Options(
             n_clusters=self.n_clusters,
             init=init,
@@ -241,7 +237,6 @@ class KMeans(BaseKMeans):
         if kept is not None:
             kept.belong(self._of_checkpoint(options), data)
             options = replace(options, keep=kept.save, standing=kept.load())
-        _needs_tables.check_fit(data, self.n_clusters)
         fitted = _lloyd_passes.fit(passes, data, options)
         self._adopt(fitted, passes, data)
         labels = fitted.solution.labels

@@ -21,12 +21,12 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from dkmeans import _lloyd_passes, _model
-from dkmeans._estimators_callbacks import CallbackSupportMixin
+from dkmeans import _lloyd_passes, _model, _needs_tables
+from dkmeans._estimators_callbacks import CallbackSupportMixin, Report
 from dkmeans._estimators_checks import Finite, check_columns, check_ranges, has_dims, is_rich
 from dkmeans._frame import Centers, Float64, Frame, Ranges
 from dkmeans._lloyd_passes import Fit
-from dkmeans._passes import Passes
+from dkmeans._passes import Passes, Progress
 from dkmeans._seeding import Seeding
 from dkmeans._tables import Table, table
 from dkmeans._tables_blocks import check_unmasked
@@ -247,6 +247,21 @@ class BaseKMeans(
         self._check_some(data)
         if data.n_rows < self.n_clusters:
             raise ValueError(f"n_samples={data.n_rows} should be >= n_clusters={self.n_clusters}.")
+
+    def _begin(
+        self,
+        X: Any,  # noqa: N803 - scikit-learn's name
+        sample_weight: Any,
+        progress: Progress | None,
+    ) -> tuple[Table, Report, Passes]:
+        """Check data to fit; return them, and what tells of passes and what runs them."""
+        data = self._table(X, sample_weight, reset=True)
+        self._check_size(data)
+        _needs_tables.check_fit(data, self.n_clusters)
+        report = Report(self, progress)
+        passes = Passes(report)
+        passes.n_passes += bool(data.unsized)
+        return data, report, passes
 
     def _starts(self, data: Table) -> tuple[str | Float64 | Seeding, int | None]:
         """Check `init`; return it as the fits take it, and how many starts to make, if told."""

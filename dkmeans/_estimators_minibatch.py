@@ -8,7 +8,7 @@ from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
-from dkmeans import _lloyd_passes, _minibatch, _needs_tables
+from dkmeans import _lloyd_passes, _minibatch
 from dkmeans._estimators_base import BaseKMeans, labels_of, warn
 from dkmeans._estimators_callbacks import Report, with_callbacks
 from dkmeans._frame import Frame
@@ -144,12 +144,7 @@ class MiniBatchKMeans(BaseKMeans):
 
     def _fit(self, X: Any, sample_weight: Any, progress: Progress | None) -> Self:  # noqa: N803 - scikit-learn's name
         """Find the centres, and show how passes go."""
-        data = self._table(X, sample_weight, reset=True)
-        self._check_size(data)
-        _needs_tables.check_fit(data, self.n_clusters)
-        report = Report(self, progress)
-        passes = Passes(report)
-        passes.n_passes += bool(data.unsized)
+        data, report, passes = self._begin(X, sample_weight, progress)
         rng = check_random_state(self.random_state)
         fitted = _minibatch.fit(passes, data, self._options(data, rng, report))
         self._adopt(fitted.fit, passes, data)
