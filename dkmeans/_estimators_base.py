@@ -40,6 +40,17 @@ _FITTED = (
 )  # fmt: skip
 
 
+class Count(Interval):
+    """The constraint of a parameter that is an integer of at least `least`, and no boolean."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__(Integral, least, None, closed="left")
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Return whether a value will do."""
+        return not isinstance(val, bool) and bool(super().is_satisfied_by(val))
+
+
 class BaseKMeans(
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
@@ -50,10 +61,10 @@ class BaseKMeans(
     """All of an estimator but its constructor and `fit`."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "n_clusters": [Count(1)],
         "init": [StrOptions({"k-means++", "k-means||", "random"}), callable, "array-like"],
-        "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "n_init": [StrOptions({"auto"}), Count(1)],
+        "max_iter": [Count(1)],
         "tol": [Interval(Real, 0, None, closed="left")],
         "verbose": ["verbose"],
         "random_state": ["random_state"],

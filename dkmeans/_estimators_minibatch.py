@@ -1,6 +1,6 @@
 """`MiniBatchKMeans` for data of any size."""
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -9,7 +9,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
 from dkmeans import _lloyd_passes, _minibatch
-from dkmeans._estimators_base import BaseKMeans, labels_of, warn
+from dkmeans._estimators_base import BaseKMeans, Count, labels_of, warn
 from dkmeans._estimators_callbacks import Report, with_callbacks
 from dkmeans._frame import Frame
 from dkmeans._minibatch import Options, State
@@ -92,10 +92,10 @@ class MiniBatchKMeans(BaseKMeans):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseKMeans._parameter_constraints,  # noqa: SLF001 - of a class of ours
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Count(1)],
         "compute_labels": ["boolean"],
-        "max_no_improvement": [Interval(Integral, 0, None, closed="left"), None],
-        "init_size": [Interval(Integral, 1, None, closed="left"), None],
+        "max_no_improvement": [Count(0), None],
+        "init_size": [Count(1), None],
         "reassignment_ratio": [Interval(Real, 0, None, closed="left")],
     }
     _default_n_init = 3

@@ -121,10 +121,13 @@ def test_parameters_of_functions_are_scikit_learns(ours, theirs):
     [
         ("n_clusters", 0),
         ("n_clusters", 2.5),
+        ("n_clusters", True),
         ("init", "best"),
         ("n_init", 0),
         ("n_init", "many"),
+        ("n_init", True),
         ("max_iter", 0),
+        ("max_iter", True),
         ("tol", -1),
         ("tol", "small"),
         ("random_state", "seed"),
@@ -142,6 +145,12 @@ def test_a_parameter_that_will_not_do_is_named(kind, name, value):
 def test_a_parameter_of_kmeans_that_will_not_do_is_named(name, value):
     with pytest.raises(ValueError, match=f"The '{name}' parameter of KMeans must be"):
         KMeans(**{name: value}).fit(normal(50, 2))
+
+
+@pytest.mark.parametrize("name", ["batch_size", "init_size", "max_no_improvement"])
+def test_a_count_is_no_boolean(name):
+    with pytest.raises(ValueError, match=f"'{name}' .* Got True instead"):
+        MiniBatchKMeans(**{name: True}).fit(normal(50, 2))
 
 
 # The same result as scikit-learn's from the same centres
