@@ -53,6 +53,8 @@ def open_array(path: str) -> Any:
     if store is not path:
         _stores.exists(f"{path.rstrip('/')}/zarr.json")  # tells why nothing can be, if so
     with _reading(path), np.errstate(over="ignore"):  # of what is there where nothing was written
+        if path.endswith(".npy") and Path(path).is_file():
+            raise ValueError("it is a .npy file: give numpy.load(path, mmap_mode='r') instead")
         array = zarr.open_array(store, mode="r")
         parts = (array.chunks, array.shards or array.chunks)
         if any(0 in part for part in parts) and 0 not in array.shape:

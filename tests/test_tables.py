@@ -1056,6 +1056,11 @@ def test_what_is_no_array_on_disk_is_refused(tmp_path):
     zarr.create_group(tmp_path / "group.zarr")
     with pytest.raises(SourceError, match=r"group.zarr: cannot be read as a Zarr array"):
         table(tmp_path / "group.zarr")
+    np.save(tmp_path / "rows.npy", np.zeros((5, 2)))
+    with pytest.raises(SourceError, match=r"rows.npy: .* numpy.load\(path, mmap_mode='r'\)"):
+        table(tmp_path / "rows.npy")
+    with pytest.raises(SourceError, match=r"xx.npy: cannot be read as a Zarr array"):
+        table("x" * 500 + ".npy")
 
 
 def test_a_chunk_that_cannot_be_read_is_named(tmp_path):
