@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import sys
+import warnings
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,8 @@ def cli() -> None:
     Exit status: 0 if all was done, 1 if a source or the work failed, 2 for wrong use, 130 if
     interrupted, 143 if terminated.
     """
+    # What lies in files has no names of features; a model that was fitted in Python may have some.
+    warnings.filterwarnings("ignore", "X does not have valid feature names")
 
 
 def _refuse_none(

@@ -237,7 +237,17 @@ class BaseKMeans(
                 f"{self.n_features_in_} features as input."
             )
         fitted = getattr(self, "feature_names_in_", None)
-        if names is not None and fitted is not None and names.tolist() != fitted.tolist():
+        if names is None and fitted is None:
+            return
+        kind = type(self).__name__
+        if fitted is None:
+            warn(f"X has feature names, but {kind} was fitted without feature names", UserWarning)
+        elif names is None:
+            warn(
+                f"X does not have valid feature names, but {kind} was fitted with feature names",
+                UserWarning,
+            )
+        elif names.tolist() != fitted.tolist():
             raise ValueError(
                 "The feature names should match those that were passed during fit. Given: "
                 f"{names.tolist()}; fitted: {fitted.tolist()}."

@@ -58,6 +58,12 @@ def fit_of(rows, random_state=0):
     return KMeans(3, random_state=random_state).fit(rows).cluster_centers_
 
 
+@dask.delayed
+def delayed_error():
+    """Stand for rows that nothing must read."""
+    raise AssertionError
+
+
 def assert_found(labels):
     """Check that labels are those of the blobs, by other names."""
     labels = np.asarray(labels)
@@ -369,6 +375,22 @@ def test_dask_frames(kind):
     np.testing.assert_array_equal(in_memory.predict(frame), model.predict(plain))
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(frame[list("dcba")])
+
+
+def test_names_of_features_are_missed_where_scikit_learn_misses_them(kind):
+    plain = pd.DataFrame(ROWS, columns=list("abcd"))
+    named, unnamed = kind(3, random_state=0).fit(plain), kind(3, random_state=0).fit(ROWS)
+    frame = dd.from_delayed([delayed_error()], meta=plain[:0])
+    for given in (plain, frame):
+        with pytest.warns(UserWarning, match="X has feature names, but .* without") as caught:
+            unnamed.predict(given)
+        assert len(caught) == 1
+    assert caught[0].filename == __file__
+    for given in (ROWS, da.from_array(ROWS), ROWS.reshape(20, 30, -1), xr.DataArray(ROWS)):
+        with pytest.warns(UserWarning, match="does not have valid feature names, but") as caught:
+            named.predict(given)
+        assert len(caught) == 1
+    named.predict(frame)
 
 
 @pytest.mark.usefixtures("where")

@@ -7,6 +7,7 @@ import pickle
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from click.testing import CliRunner
@@ -355,6 +356,16 @@ def test_predict_on_a_cluster(folder):
     known = _jobs.predict("m.json", "rows.zarr", "labels.zarr")
     assert zarr.open_array("labels.zarr", mode="r")[:].tobytes() == fitted().predict(ROWS).tobytes()
     assert known.inertia == fitted().inertia_
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("data", ["rows.zarr", "rows.npy"])
+def test_files_have_no_names_of_features(data):
+    KMeans(K, random_state=0).fit(pd.DataFrame(ROWS, columns=list("abc"))).save("m.json")
+    ended = run("predict", "m.json", data, "labels.zarr")
+    assert ended.exit_code == 0, ended.output
+    assert "Warning" not in ended.output
+    assert run("plan", "--model", "m.json", "--no-calibrate", data).exit_code == 0
 
 
 def test_predict_leaves_out_what_the_model_leaves_out(folder):
