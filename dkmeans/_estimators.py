@@ -31,7 +31,8 @@ class KMeans(BaseKMeans):
         The number of clusters and centres.
     init
         "k-means++" (greedy [2]_), "k-means||" [3]_, "random", an array of centres (n_clusters,
-        n_features), or a function of ``(X, n_clusters, random_state)`` that returns one.
+        n_features), or a function of ``(X, n_clusters, random_state)`` that returns one; its `X` is
+        read-only.
         "k-means||" reads data larger than a summary in six passes more.
     n_init
         How many starts to choose the best of. "auto" is 1, or 10 for "random" and functions. From

@@ -28,6 +28,7 @@ from dkmeans._frame import Centers, Float64, Frame, Ranges
 from dkmeans._lloyd_passes import Fit
 from dkmeans._passes import Passes, Progress
 from dkmeans._seeding import Seeding
+from dkmeans._seeding_shared import converted
 from dkmeans._tables import Table, table
 from dkmeans._tables_blocks import check_unmasked
 
@@ -316,7 +317,8 @@ class BaseKMeans(
             rng: np.random.Generator,
         ) -> Float64:
             state = np.random.RandomState(int(rng.integers(2**31)))
-            centers = function(points.astype(dtype), n_clusters, random_state=state)
+            rows = converted(points, np.dtype(dtype))
+            centers = function(rows, n_clusters, random_state=state)
             centers = check_array(centers, dtype=dtype, order="C", input_name="init")
             given = f" init was given {len(points)} points, in which equal rows are joined."
             self._check_center_shape(centers.shape, points.shape[1], given)

@@ -92,7 +92,10 @@ def fit(table: Table, n_clusters: int, where: Room) -> Needs:
 
 
 def _solving(table: Table, n: int, n_clusters: int) -> int:
-    """Return what it takes to solve `n` rows of a table, beside these."""
+    """Return what it takes to solve `n` rows of a table, beside these.
+
+    The rows that a function for `init` gets, in float64 if need be, take no more than tiles do.
+    """
     d, dtype = table.n_features, table.dtype
     rows = np.broadcast_to(np.zeros((), dtype), (n, d))  # as large, and takes nothing
     weights = np.broadcast_to(0.0, n) if table.is_weighted else None

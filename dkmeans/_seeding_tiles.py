@@ -1,6 +1,5 @@
 """Points as the kernels of k-means++ take them: in tiles of neighbours, and the box around each."""
 
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy.typing as npt
 
 from dkmeans._kernels import neighbours
 from dkmeans._kernels.points import LANES, transpose
-from dkmeans._passes_locks import Lock
+from dkmeans._seeding_shared import Shared
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -76,29 +75,11 @@ def of(points: Points, n_clusters: int) -> Tiles:
     whatever thread, gets the same ones: two copies would be more than processors cache. They are
     kept as long as the points are.
     """
-    return _shared.of(points, are_sorted=n_clusters * points.shape[1] >= _LEAST_PRODUCTS)
+    are_sorted = n_clusters * points.shape[1] >= _LEAST_PRODUCTS
+    return _shared.of(points, are_sorted, lambda: _made(points, are_sorted=are_sorted))
 
 
-class _Shared:
-    """The tiles that were made last, for as long as their points live."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._points: Any = lambda: None  # as a weak reference is called
-        self._tiles: dict[bool, Tiles] = {}
-
-    def of(self, points: Points, *, are_sorted: bool) -> Tiles:
-        with self._lock:
-            if self._points() is not points:
-                made: dict[bool, Tiles] = {}  # its own: when the points die, none waits for a lock
-                self._tiles = made  # first: who is forked in between has tiles of no points
-                self._points = weakref.ref(points, lambda _: made.clear())
-            if are_sorted not in self._tiles:
-                self._tiles[are_sorted] = _made(points, are_sorted=are_sorted)
-            return self._tiles[are_sorted]
-
-
-_shared = _Shared()
+_shared: Shared[Tiles] = Shared()
 
 
 def _made(points: Points, *, are_sorted: bool) -> Tiles:

@@ -339,6 +339,27 @@ def test_a_function_chooses_the_start():
     np.testing.assert_array_equal(model.cluster_centers_, same.cluster_centers_)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "f8"])
+@pytest.mark.parametrize("n_clusters", [4, 1])  # as many rows as they are; a part of them
+def test_starts_of_a_function_share_its_rows(dtype, n_clusters):
+    rows = (normal(3000, 3) * 20 + 100).astype(dtype)
+    given = []
+
+    def init(X, n_clusters, random_state):  # noqa: ARG001, N803 - scikit-learn's names
+        with pytest.raises(ValueError, match="read-only"):
+            X[0] = 0
+        given.append(X)
+        return X[:n_clusters]
+
+    KMeans(n_clusters, init=init, n_init=9, max_iter=1, random_state=0).fit(rows)
+    assert {X.dtype for X in given} == {np.dtype("f4" if dtype == "f4" else "f8")}
+    assert len(given) == 9
+    assert len({X.ctypes.data for X in given}) <= 2  # two starts are tried before the others
+    assert {row.tobytes() for row in given[0]} <= {
+        row.astype(given[0].dtype).tobytes() for row in rows
+    }
+
+
 @pytest.mark.parametrize("n_rows", [1500, 140_000])
 def test_from_given_centres_there_is_one_result(n_rows):
     rows = normal(n_rows, 3)
