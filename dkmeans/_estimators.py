@@ -226,10 +226,10 @@ class KMeans(BaseKMeans):
         if not isinstance(init, np.ndarray):
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         options = Options(
-            n_clusters=self.n_clusters,
+            n_clusters=int(self.n_clusters),  # an integer of NumPy may be a small one
             init=init,
             n_init=n_init,
-            max_iter=self.max_iter,
+            max_iter=int(self.max_iter),
             tol=self.tol,
             seed=seed,
             check=self._check_ranges,

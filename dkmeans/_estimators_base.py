@@ -279,7 +279,7 @@ class BaseKMeans(
         """Check data to fit; return them, and what tells of passes and what runs them."""
         data = self._table(X, sample_weight, reset=True)
         self._check_size(data)
-        _needs_tables.check_fit(data, self.n_clusters)
+        _needs_tables.check_fit(data, int(self.n_clusters))
         report = Report(self, progress)
         passes = Passes(report)
         passes.n_passes += bool(data.unsized)

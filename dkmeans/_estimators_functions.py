@@ -106,9 +106,9 @@ def kmeans_plusplus(
     check_columns(X, "kmeans_plusplus")
     check_unmasked("sample_weight", sample_weight)
     X = check_array(X, dtype=[np.float64, np.float32], input_name="X")  # noqa: N806 - scikit-learn's name
-    check_integer("n_clusters", n_clusters, 1)
+    n_clusters = check_integer("n_clusters", n_clusters, 1)
     if n_local_trials is not None:
-        check_integer("n_local_trials", n_local_trials, 1)
+        n_local_trials = check_integer("n_local_trials", n_local_trials, 1)
     if x_squared_norms is not None and np.shape(x_squared_norms) != X.shape[:1]:
         raise ValueError(
             f"The length of x_squared_norms {np.shape(x_squared_norms)} should be equal to the "

@@ -221,24 +221,27 @@ class MiniBatchKMeans(BaseKMeans):
         init, n_init = self._starts(data)
         if isinstance(init, str):
             init = _lloyd_passes.SEEDINGS[init]
-        batch_size = min(self.batch_size, data.n_rows)
+        # Integers of NumPy may be small ones, whose products overflow.
+        n_clusters, batch_size = int(self.n_clusters), int(self.batch_size)
         size = self.init_size
         if size is None:
-            size = 3 * batch_size if 3 * batch_size >= self.n_clusters else 3 * self.n_clusters
-        elif size < self.n_clusters:
+            size = 3 * min(batch_size, data.n_rows)
+            if size < n_clusters:
+                size = 3 * n_clusters
+        elif size < n_clusters:
             warn(
-                f"init_size={size} should be larger than n_clusters={self.n_clusters}. Setting it "
+                f"init_size={size} should be larger than n_clusters={n_clusters}. Setting it "
                 "to min(3*n_clusters, n_samples)",
                 RuntimeWarning,
             )
-            size = 3 * self.n_clusters
+            size = 3 * n_clusters
         return Options(
-            n_clusters=self.n_clusters,
+            n_clusters=n_clusters,
             init=init,
             n_init=n_init,
             init_size=size,
-            batch_size=self.batch_size,
-            max_iter=self.max_iter,
+            batch_size=batch_size,
+            max_iter=int(self.max_iter),
             tol=self.tol,
             max_no_improvement=self.max_no_improvement,
             reassignment_ratio=self.reassignment_ratio,

@@ -30,8 +30,8 @@ _ITERATIONS = 30, 300  # on the summary and its parts, of all starts
 
 def fit(data: Any, n_clusters: int, max_iter: int, *, calibrate: bool) -> Plan:
     """Plan `KMeans.fit`."""
-    check_integer("n_clusters", n_clusters, 1)
-    check_integer("max_iter", max_iter, 1)
+    n_clusters = check_integer("n_clusters", n_clusters, 1)
+    max_iter = check_integer("max_iter", max_iter, 1)
     rows = _rows(KMeans(n_clusters), data, reset=True)
     if n_clusters > rows.n_rows:
         raise InvalidArgumentError(

@@ -147,6 +147,18 @@ def test_a_parameter_of_kmeans_that_will_not_do_is_named(name, value):
         KMeans(**{name: value}).fit(normal(50, 2))
 
 
+@BOTH
+def test_counts_may_be_small_integers_of_numpy(kind):
+    counts = {"n_clusters": 3, "n_init": 2, "max_iter": 200}
+    if kind is MiniBatchKMeans:
+        counts |= {"batch_size": 200, "init_size": 250, "max_no_improvement": 9}
+    small = {name: np.uint8(count) for name, count in counts.items()}
+    rows = rows_of("overlap")
+    found = [kind(**given, random_state=0).fit(rows) for given in (counts, small)]
+    assert found[0].cluster_centers_.tobytes() == found[1].cluster_centers_.tobytes()
+    assert found[0].n_iter_ == found[1].n_iter_
+
+
 @pytest.mark.parametrize("name", ["batch_size", "init_size", "max_no_improvement"])
 def test_a_count_is_no_boolean(name):
     with pytest.raises(ValueError, match=f"'{name}' .* Got True instead"):
