@@ -124,12 +124,15 @@ class Checkpoint:
 
         Raises
         ------
+        OutputError
+            If there is none, and none can be written: the fit would find out late.
         SourceError
             If there is another file, or it is damaged.
         InvalidArgumentError
             If it belongs to a fit of other parameters or data.
         """
         if not _stores.exists(self.place):
+            _stores.refuse_unwritable(self.place)
             return None
         document = _KIND.read(self.place)
         with _KIND.damaged(self.place):

@@ -11,7 +11,7 @@ import numpy as np
 
 from dkmeans._tables_blocks import check_unmasked
 from dkmeans._tables_zarr import StoredArray, ZarrSource, open_array
-from dkmeans._validation import InvalidArgumentError
+from dkmeans._validation import InvalidArgumentError, check_place
 
 _KINDS = (
     "a NumPy, Dask or Zarr array, the path or URL of a Zarr array, an xarray DataArray, a Dask "
@@ -109,8 +109,7 @@ def opened(data: Any, weights: Any, feature_dim: str | None, name: str) -> Given
 
 
 def _at(path: str | os.PathLike[str], name: str) -> Any:
-    if not str(path):  # it would be the working folder
-        raise InvalidArgumentError(f"{name} is ''; it must be the path of a Zarr array.")
+    check_place(name, path, "the path of a Zarr array")
     return open_array(os.fspath(path))
 
 

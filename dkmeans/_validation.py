@@ -7,6 +7,7 @@ import numbers
 import os
 from typing import Any
 
+PLACE = "a path, or a URL such as s3://bucket/name"
 MAX_COLORS = 256  # what an 8-bit palette holds
 KEPT = "what is done is kept"  # so begins the note of an error after which a job can be resumed
 MAX_RESIDENT = 256 << 20  # bytes that one decoder may hold
@@ -92,9 +93,7 @@ def check_number(name: str, value: Any, low: float) -> float:
     return float(value)
 
 
-def check_place(name: str, value: Any) -> None:
-    """Raise `InvalidArgumentError` unless `value` is something that names a file or an object."""
+def check_place(name: str, value: Any, allowed: str = PLACE) -> None:
+    """Raise `InvalidArgumentError` unless `value` names something; "" would be this folder."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise InvalidArgumentError(
-            f"{name} is {value!r}; it must be a path, or a URL such as s3://bucket/name."
-        )
+        raise InvalidArgumentError(f"{name} is {value!r}; it must be {allowed}.")

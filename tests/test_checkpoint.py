@@ -7,6 +7,7 @@ import pickle
 from functools import partial
 from importlib import metadata
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -491,12 +492,13 @@ def test_bytes_changed_at_random(data, place, ending):
         return
 
 
-@pytest.mark.parametrize("checkpoint", [1, b"path", ["a"], object()])
+@pytest.mark.parametrize("checkpoint", [1, b"path", ["a"], object(), ""])
 def test_no_place(checkpoint):
     with pytest.raises(InvalidArgumentError, match=r"checkpoint is .*must be a path"):
         estimator().fit(ROWS, checkpoint=checkpoint)
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_a_place_that_cannot_be_written_is_told_before_data_are_read(tmp_path):
+    never = da.from_delayed(dask.delayed(pytest.fail)("read"), ROWS.shape, ROWS.dtype)
     with pytest.raises(OutputError, match="cannot be written"):
-        estimator().fit(ROWS, checkpoint=tmp_path / "no folder" / "checkpoint")
+        estimator().fit(never, checkpoint=tmp_path / "no folder" / "checkpoint")
