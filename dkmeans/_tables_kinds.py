@@ -129,11 +129,17 @@ def _array(data: Any, name: str) -> Any:
 
 def _of_frame(frame: Any, name: str) -> Any:
     """Return the columns of a Dask frame as a Dask array."""
+    changed: dict[Any, np.dtype[Any]] = {}
+    common = np.dtype(np.bool_)
     for column, dtype in frame.dtypes.items():
-        if not _is_of_pandas(dtype):
+        if _is_of_pandas(dtype):
+            changed[column] = np.dtype(np.float64)
+        else:
             _check_dtype(dtype, f"{name}, in the column {column!r},")
-    of_pandas = {c: np.float64 for c, dtype in frame.dtypes.items() if _is_of_pandas(dtype)}
-    return (frame.astype(of_pandas) if of_pandas else frame).to_dask_array()
+        common = np.result_type(common, changed.get(column, dtype))
+    if common != np.bool_:  # beside numbers, Dask would make objects of booleans
+        changed |= {column: common for column, dtype in frame.dtypes.items() if dtype == np.bool_}
+    return (frame.astype(changed) if changed else frame).to_dask_array()
 
 
 def _of_column(series: Any) -> Any:

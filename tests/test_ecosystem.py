@@ -421,6 +421,18 @@ def test_dask_frames_of_dtypes_of_pandas(kind, dtype):
         kind(3).fit(frame)
 
 
+@pytest.mark.parametrize("dtype", ["i1", "u1", "f4", "f8", "Int16", "boolean", "bool"])
+def test_dask_frames_of_booleans_beside_numbers(kind, dtype):
+    plain = pd.DataFrame({"a": ROWS[:, 0] > 4, "b": np.round(ROWS[:, 1]).clip(0).astype("i1")})
+    plain["b"] = (
+        plain["b"].astype(bool).astype(dtype) if "bool" in dtype else plain["b"].astype(dtype)
+    )
+    model = kind(2, random_state=0).fit(dd.from_pandas(plain, npartitions=5))
+    in_memory = kind(2, random_state=0).fit(plain)
+    assert model.cluster_centers_.tobytes() == in_memory.cluster_centers_.tobytes()
+    np.testing.assert_array_equal(model.labels_, in_memory.labels_)
+
+
 @pytest.mark.parametrize("values", [["x"] * 600, pd.date_range("2020", periods=600)])
 def test_a_column_of_a_dask_frame_that_holds_no_numbers_is_named(kind, values):
     frame = dd.from_pandas(pd.DataFrame({"a": TRUE, "b": values}), npartitions=2)
