@@ -32,8 +32,9 @@ from dkmeans._seeding_shared import converted
 from dkmeans._tables import Table, table
 from dkmeans._tables_blocks import check_unmasked
 
-# What is kept as stored; other numbers become float64.
-_STORED = [np.float64, np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16]
+# What is kept as stored, and read block by block; other numbers become float64 as a whole.
+_STORED = [np.dtype(letter) for letter in "dfe?bBhHiIlLqQ"]
+_STORED += [dtype.newbyteorder() for dtype in _STORED]
 _TABLE = 2  # axes
 _FITTED = (
     "cluster_centers_", "counts_", "inertia_", "n_iter_", "n_passes_", "stop_reason_",
@@ -202,8 +203,6 @@ class BaseKMeans(
         if reset:
             for name in (*_FITTED, "labels_", "_n_features_out"):
                 self.__dict__.pop(name, None)
-        if isinstance(X, np.ndarray) and not X.dtype.isnative:
-            X = X.astype(X.dtype.newbyteorder("="))  # noqa: N806 - scikit-learn's name
         # Once fitted, data that name no dimensions will do too: of these the last is the features.
         feature_dim = self.feature_dim if reset or has_dims(X) else None
         if is_rich(X):

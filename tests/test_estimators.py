@@ -778,6 +778,20 @@ def test_bytes_are_not_copied_as_floats(kind):
     assert peak < labels + 3 * rows.nbytes  # a copy as float32 has four times the bytes
 
 
+@pytest.mark.parametrize("dtype", ["?", "u4", "i8", ">i4", ">f8"])
+def test_other_numbers_are_converted_block_by_block(dtype):
+    rows = np.random.default_rng(0).integers(0, 2, (1_000_000, 8)).astype(dtype)
+    model = KMeans(4, max_iter=1, random_state=0).fit(rows[:1000])
+    tracemalloc.start()
+    try:
+        labels = model.predict(rows)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 / 4 * 8 * rows.size  # bytes of a copy as float64
+    np.testing.assert_array_equal(labels, model.predict(rows.astype(np.float64)))
+
+
 @BOTH
 def test_a_part_of_a_raster_is_labelled_without_a_copy(kind):
     raster = np.random.default_rng(0).random((8, 1000, 1001))
