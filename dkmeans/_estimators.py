@@ -94,8 +94,8 @@ class KMeans(BaseKMeans):
     *Two regimes.* Data of up to ``max(131072, 5000 * n_clusters)`` rows, and at most 512 MiB, are
     solved in memory with scikit-learn's rules. Of larger data a sample of as many rows is, drawn in
     one pass by their numbers; its centres are refined on all rows, a pass for each iteration.
-    Integers without weights of which few are distinct (8-bit colours, or not more than a summary
-    holds) are counted in one pass, and solved exactly.
+    Integers of 8 and 16 bits without weights of which few are distinct (8-bit colours, or not more
+    than a summary holds) are counted in one pass, and solved exactly.
 
     Sums are taken in integers and fixed point, so that their order is without effect; a weight of w
     equals w copies. The label of a row is that of the nearest centre by float64 differences.

@@ -44,9 +44,9 @@ def fit(passes: Passes, data: Table, options: Options) -> Fit:
     """Fit centres to the rows of a table.
 
     Data of up to `_summary_rows.size` rows are read once and solved in memory. Of larger data a
-    sample of so many rows is solved, and its centres are refined in passes. Integers without
-    weights are read once too, however many, if few of them are distinct: then these are counted.
-    8-bit rows of one or three features always are.
+    sample of so many rows is solved, and its centres are refined in passes. Integers of 8 and 16
+    bits without weights are read once too, however many, if few of them are distinct: then these
+    are counted. 8-bit rows of one or three features always are.
     """
     if options.standing is not None:
         return _refined(passes, data, options.standing, options)
