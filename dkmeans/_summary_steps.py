@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 _PARTS = 8  # of the work on rows in memory, for threads
 _FEW_PARTS = 2
-_SMALL = 1 << 14  # numbers; below this, threads cost more than they save
+_SMALL = 1 << 17  # numbers; below this, threads cost more than they save
 _FEW_MOVED = 0.04  # of the rows change their cluster in a step: then bounds begin to pay
 _ROWS_PER_SUM = 16  # in a part, for each of its clusters; a part has sums of its own
 

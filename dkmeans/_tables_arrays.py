@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dkmeans import _passes_schedulers as schedulers
 from dkmeans._passes_threads import in_threads
 from dkmeans._tables_blocks import BLOCK_BYTES, MemorySource, TablePiece, rows
 from dkmeans._tables_regions import Chunks, Region, Regions, regular
 from dkmeans._validation import InvalidArgumentError
+
+_SHARES = 4  # of each thread, so that none waits long for others; but
+_LEAST_BYTES = 1 << 21  # in each
 
 RowFunction = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
@@ -74,7 +78,8 @@ class MemoryRows(RowArray):
         self.weights = None
         if weights is not None:
             self.weights = fitting(weights, self._leading).reshape(self._inner)
-        self._regions = Regions.of(self._inner, self._steps())
+        self._steps = self._chosen_steps()
+        self._regions = Regions.of(self._inner, self._steps)
 
     @property
     def leading(self) -> tuple[int, ...]:
@@ -84,15 +89,17 @@ class MemoryRows(RowArray):
     @property
     def steps(self) -> tuple[int, ...]:
         """The extents of the regions to read."""
-        return self._steps()
+        return self._steps
 
     @property
     def chunks(self) -> Chunks:
         """The parts in which it is read, along the axes that are left of the leading ones."""
-        return regular(self._inner, self._steps())
+        return regular(self._inner, self._steps)
 
-    def _steps(self) -> tuple[int, ...]:
-        room = max(1, BLOCK_BYTES // (self.n_features * self.array.itemsize))
+    def _chosen_steps(self) -> tuple[int, ...]:
+        row_bytes = self.n_features * max(self.array.itemsize, self.dtype.itemsize)
+        share = self.n_rows * row_bytes // (_SHARES * schedulers.n_local_workers())
+        room = max(1, min(max(share, _LEAST_BYTES), BLOCK_BYTES) // row_bytes)
         steps: tuple[int, ...] = ()
         for extent in reversed(self._inner):
             step = max(1, min(extent, room))

@@ -16,7 +16,7 @@ from dkmeans._validation import InvalidArgumentError
 
 # Of a block. What kernels need to work on one then fits the cache, and the allocator gives it back
 # and forth instead of asking the system for fresh pages each time.
-BLOCK_BYTES = 1 << 21
+BLOCK_BYTES = 1 << 22
 _LEAVE_OUT = "astype('float64').filled(numpy.nan), and leave such rows out with missing='ignore'"
 
 
