@@ -332,12 +332,13 @@ class RowTotals:
     sums: Int64
     limbs: Int64 = field(repr=False)
 
-    def merge(self, other: "RowTotals") -> "RowTotals":
-        """Add those of other rows to these, and return these."""
-        self.counts += other.counts
-        self.sums += other.sums
+    def merge(self, *others: "RowTotals") -> "RowTotals":
+        """Add those of other rows, up to some thousand, to these, and return these."""
+        for other in others:
+            self.counts += other.counts
+            self.sums += other.sums
+            self.limbs += other.limbs
         sum_kernels.carry(self.sums)
-        self.limbs += other.limbs
         sum_kernels.carry_limbs(self.limbs)
         return self
 

@@ -64,10 +64,7 @@ def total_of(frame: Frame, rows: Rows, weights: Float64 | None) -> RowTotals:
 
 def _joined(frame: Frame, n_clusters: int, parts: Sequence[RowTotals]) -> RowTotals:
     """Return the sum of totals, which are left as they are."""
-    totals = frame.totals(n_clusters)
-    for part in parts:
-        totals.merge(part)
-    return totals
+    return frame.totals(n_clusters).merge(*parts)
 
 
 @dataclass(eq=False)
