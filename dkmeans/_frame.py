@@ -350,16 +350,9 @@ class RowTotals:
         """
         frame = self.frame
         n_moved: int = kernels.accumulate(
-            for_kernels(values),
-            _given(weights),
-            before,
-            labels,
-            frame.shift,
-            frame.scales,
-            frame.deep,
-            self.counts,
-            self.sums,
-        )
+            for_kernels(values), _given(weights), before, labels, frame.shift, frame.scales,
+            frame.deep, self.counts, self.sums,
+        )  # fmt: skip
         return n_moved
 
     def add_repeated(self, distances: Float64, counts: Int64) -> None:

@@ -173,6 +173,13 @@ def test_links_are_followed_but_not_round_in_circles(folder):
     assert "no such file" in images["dangling.png"].error
 
 
+def test_patterns_do_not_go_round_in_circles(folder):
+    for place in ("round", "sub/up", "sub/deep/up"):  # so many ways to go are never gone to an end
+        (folder / place).symlink_to(folder)
+    assert names_of(find(folder / "**/*.png")) == ["b.png", "words.png"]
+    assert names_of(find(folder / "**/sub/**/c.*")) == ["c.jpeg", "c.webp"]
+
+
 def test_links_to_folders_are_followed_once(folder, tmp_path):
     """Those that lead elsewhere are, but not those to where the pictures are found anyway."""
     elsewhere = tmp_path / "elsewhere"

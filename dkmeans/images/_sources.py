@@ -157,13 +157,32 @@ def _expand(path: Path) -> Iterator[Found]:
     if not _is_pattern(path):
         yield from _expand_one(path)
         return
-    members = glob.glob(str(path), recursive=True)  # noqa: PTH207 - skips what is hidden
+    members = set(_matching(path))
     if not members:
         yield _failed(path, path.name, "nothing matches this pattern.")
-    for member in _stores.outermost(
-        members
-    ):  # not as patterns: what they name may be gone, as where a link leads
+    # Not as patterns: what they name may be gone, as where a link leads.
+    for member in _stores.outermost(members):
         yield from _expand_one(Path(member))
+
+
+def _matching(pattern: Path) -> Iterator[str]:
+    """Yield what a pattern matches, `**` any folders, but what is hidden; see `_below`."""
+    if "**" not in pattern.parts:
+        yield from glob.glob(str(pattern))  # noqa: PTH207 - skips what is hidden
+        return
+    at = pattern.parts.index("**")
+    before, after = Path(*pattern.parts[:at]), pattern.parts[at + 1 :]
+    for start in glob.glob(str(before)):  # noqa: PTH207 - as above
+        for folder in _below(start) if after else [start]:
+            yield from _matching(Path(glob.escape(folder), *after))
+
+
+def _below(folder: str) -> Iterator[str]:
+    """Yield a folder and those in it at any depth that are not hidden. Links are followed once."""
+    gone_through = [Path(os.path.realpath(folder))]
+    for root, folders, _ in os.walk(folder, followlinks=True):
+        folders[:] = [f for f in folders if f[0] != "." and _leads_on(root, f, gone_through)]
+        yield root
 
 
 def _expand_one(path: Path) -> Iterator[Found]:
