@@ -74,7 +74,7 @@ def _is_there(place: str) -> bool:
     """Return whether there is a file, a folder, an object, or anything below it."""
     if not _stores.is_url(place):
         return Path(place).exists()
-    from dkmeans.images import _objects  # noqa: PLC0415 - an extra
+    from dkmeans.images import _objects  # noqa: PLC0415 - for S3 alone
 
     return _objects.is_there(place.rstrip("/"))
 

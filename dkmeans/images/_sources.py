@@ -3,7 +3,7 @@
 import glob
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -166,23 +166,16 @@ def _expand(path: Path) -> Iterator[Found]:
 
 
 def _matching(pattern: Path) -> Iterator[str]:
-    """Yield what a pattern matches, `**` any folders, but what is hidden; see `_below`."""
+    """Yield what a pattern matches, `**` any folders, but what is hidden."""
     if "**" not in pattern.parts:
         yield from glob.glob(str(pattern))  # noqa: PTH207 - skips what is hidden
         return
     at = pattern.parts.index("**")
     before, after = Path(*pattern.parts[:at]), pattern.parts[at + 1 :]
     for start in glob.glob(str(before)):  # noqa: PTH207 - as above
-        for folder in _below(start) if after else [start]:
+        folders = (root for root, _, _ in _folders(start)) if after else [start]
+        for folder in folders:
             yield from _matching(Path(glob.escape(folder), *after))
-
-
-def _below(folder: str) -> Iterator[str]:
-    """Yield a folder and those in it at any depth that are not hidden. Links are followed once."""
-    gone_through = [Path(os.path.realpath(folder))]
-    for root, folders, _ in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if f[0] != "." and _leads_on(root, f, gone_through)]
-        yield root
 
 
 def _expand_one(path: Path) -> Iterator[Found]:
@@ -222,20 +215,25 @@ def _probe_member(member: _objects.Member) -> list[Found]:
 def _walk(folder: Path) -> Iterator[Path]:
     """Yield images, stores and, last, folders that cannot be read. Links are followed once."""
     closed: list[Path] = []
-    gone_through = [Path(os.path.realpath(folder))]
-    walk = os.walk(folder, onerror=lambda e: closed.append(Path(e.filename)), followlinks=True)
-    for root, folders, files in walk:
+    for root, folders, files in _folders(folder, lambda e: closed.append(Path(e.filename))):
         stores = [f for f in folders if _store_source.is_zarr(Path(root, f))]
-        folders[:] = [
-            f
-            for f in sorted(folders)
-            if f not in stores and not f.startswith(".") and _leads_on(root, f, gone_through)
-        ]
+        folders[:] = [f for f in folders if f not in stores]
         for name in sorted([*stores, *files]):
             is_image = name in stores or PurePath(name).suffix.lower() in _raster.SUFFIXES
             if is_image and not name.startswith("."):
                 yield Path(root, name)
     yield from closed
+
+
+def _folders(
+    top: str | Path, onerror: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk as `os.walk` does, but in order, past hidden folders, and along each link once."""
+    gone_through = [Path(os.path.realpath(top))]
+    for root, folders, files in os.walk(top, onerror=onerror, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        yield str(root), folders, files
+        folders[:] = [f for f in folders if _leads_on(str(root), f, gone_through)]
 
 
 def _leads_on(root: str, name: str, gone_through: list[Path]) -> bool:

@@ -76,7 +76,7 @@ class Target(Protocol[S]):
 def target_of(output: str | Path, found: Sequence[Found], *, is_single: bool) -> Target[Any]:
     """Return what the name of an output means."""
     if _stores.is_url(output):
-        from dkmeans.images._bucket import Bucket  # noqa: PLC0415 - an extra
+        from dkmeans.images._bucket import Bucket  # noqa: PLC0415 - for S3 alone
 
         return Bucket(str(output), found, is_single=is_single)
     return Destination(output, found, is_single=is_single)
@@ -91,7 +91,7 @@ def kind_of(output: str | Path) -> str:
         If it means nothing.
     """
     if _stores.is_url(output):
-        from dkmeans.images import _bucket  # noqa: PLC0415 - an extra
+        from dkmeans.images import _bucket  # noqa: PLC0415 - for S3 alone
 
         return _bucket.place_of(str(output))[1]
     return _destination.kind_of(Path(output))
