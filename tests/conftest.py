@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def create_at_once(place):
         thread.join()
     assert len(done) == 1
     assert _stores.read(place) == bytes(done) * 1000
+
+
+def traced(function, *arguments):
+    """Return what a function returns, and the most bytes that it held at once."""
+    tracemalloc.start()
+    try:
+        result = function(*arguments)
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def local_cluster(**options):

@@ -3,7 +3,6 @@
 import inspect
 import threading
 import time
-import tracemalloc
 from contextlib import contextmanager, nullcontext
 from functools import cache
 
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.cluster
+from conftest import traced
 from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.datasets import load_digits, make_blobs
@@ -768,12 +768,7 @@ def test_bytes_are_not_copied_as_floats(kind):
     model = kind(4, max_iter=1, random_state=0).fit(rows[:1000])  # compiles
     if kind is MiniBatchKMeans:
         model.set_params(compute_labels=False)
-    tracemalloc.start()
-    try:
-        model.fit(rows)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    _, peak = traced(model.fit, rows)
     labels = 4 * len(rows) if kind is KMeans else 0
     assert peak < labels + 3 * rows.nbytes  # a copy as float32 has four times the bytes
 
@@ -782,12 +777,7 @@ def test_bytes_are_not_copied_as_floats(kind):
 def test_other_numbers_are_converted_block_by_block(dtype):
     rows = np.random.default_rng(0).integers(0, 2, (1_000_000, 8)).astype(dtype)
     model = KMeans(4, max_iter=1, random_state=0).fit(rows[:1000])
-    tracemalloc.start()
-    try:
-        labels = model.predict(rows)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    labels, peak = traced(model.predict, rows)
     assert peak < 3 / 4 * 8 * rows.size  # bytes of a copy as float64
     np.testing.assert_array_equal(labels, model.predict(rows.astype(np.float64)))
 
@@ -797,12 +787,7 @@ def test_a_part_of_a_raster_is_labelled_without_a_copy(kind):
     raster = np.random.default_rng(0).random((8, 1000, 1001))
     part = np.moveaxis(raster[:, :, 1:], 0, -1)  # no view of it has its rows along one axis
     model = kind(4, random_state=0).fit(part[:40, :40])
-    tracemalloc.start()
-    try:
-        labels = model.predict(part)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    labels, peak = traced(model.predict, part)
     assert peak < labels.nbytes + part.nbytes / 4
     part[700, 30, 5] = np.nan
     with pytest.raises(ValueError, match=r"NaN: 1 rows, the first is row 700030 of 1000000\. "):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ import pytest
 import tifffile
 import zarr
 from click.testing import CliRunner
-from conftest import local_cluster
+from conftest import local_cluster, traced
 from PIL import Image
 
 import dkmeans
@@ -391,12 +390,7 @@ def test_what_steps_keep_of_rows_in_memory_is_reckoned(monkeypatch, d, k, weight
         assert steps.labels is not None
 
     assign_twice()  # kernels are compiled, or loaded
-    tracemalloc.start()
-    try:
-        assign_twice()
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    _, peak = traced(assign_twice)
     reckoned = _summary_steps.bytes_of(rows, weights, k)
     assert peak <= 1.1 * reckoned + (1 << 20)
     assert reckoned <= 1.5 * peak
@@ -417,12 +411,7 @@ def test_what_rows_take_that_are_solved_whole_is_reckoned(dtype, k, n_equal, kin
     data = rows if kind == "array" else [rows[:9000], rows[9000:]]
     model = dkmeans.KMeans(k, max_iter=2, random_state=0)
     model.fit(data)  # kernels are loaded
-    tracemalloc.start()
-    try:
-        model.fit(data)
-        most = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    _, most = traced(model.fit, data)
     reckoned = _needs_tables.fit(table_of(data), k, CLUSTER)
     assert reckoned.given == rows.nbytes
     # What is held in Python's own memory, and by each thread, comes on top, and does not grow.

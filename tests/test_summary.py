@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import tracemalloc
 from functools import reduce
 from itertools import pairwise
 from types import SimpleNamespace
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 import dask
 import numpy as np
 import pytest
+from conftest import traced
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -313,12 +313,7 @@ def test_merged_samples_have_the_highest_priorities_and_no_copy_more():
         for part in (slice(3), slice(3, 3), slice(3, 25_000), slice(25_000, None))
     ]
     expected = np.sort(np.lexsort((numbers, -priorities))[:15_000])
-    tracemalloc.start()
-    try:
-        merged = parts[0].merge(*parts[1:])
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    merged, peak = traced(parts[0].merge, *parts[1:])
     for found, columns in [
         (merged.rows, rows),
         (merged.numbers, numbers),
