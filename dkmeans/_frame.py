@@ -75,14 +75,15 @@ class Ranges:
         """
         low = np.full(values.shape[1], np.inf)
         high = np.full(values.shape[1], -np.inf)
-        weighty = np.ones(len(values), np.bool_) if weights is None else weights > 0
-        used = weighty.copy()
+        used = np.ones(len(values), np.bool_) if weights is None else weights > 0
+        n_weighty = np.count_nonzero(used)
         infinite = range_kernels.ranges(for_kernels(values), used, low, high)
-        missing = np.flatnonzero(weighty & ~used)
-        wrong = missing[:0]
+        n_used = int(np.count_nonzero(used))
+        missing = wrong = np.empty(0, np.int64)
+        if n_used < n_weighty:
+            missing = np.flatnonzero(~used if weights is None else ~used & (weights > 0))
         if weights is not None:
             wrong = np.flatnonzero(~np.isfinite(weights) | (weights < 0))
-        n_used = int(used.sum())
         heaviest = 1.0 if weights is None else float(weights.max(initial=0.0, where=used))
         ranges = cls(
             low,

@@ -52,7 +52,7 @@ class Known:
     Attributes
     ----------
     labels
-        (n,): of the rows; -1 before the first step, and for rows with NaN.
+        (n,): of the rows, -1 for those with NaN; before the first step, whatever is there.
     bounds
         (n,) each: what `kernels.assign` knows of distances; or (0,) where to keep it does not pay.
     habits
@@ -73,7 +73,7 @@ class Known:
         """Return what is known at first, where a row costs so many products."""
         n_bounds = n_rows if work >= _WORTH_BOUNDS else 0
         bounds = np.full(n_bounds, np.inf, np.float32), np.zeros(n_bounds, np.float32)
-        return cls(np.full(n_rows, -1, np.int32), bounds, np.zeros(2, np.int64))
+        return cls(np.empty(n_rows, np.int32), bounds, np.zeros(2, np.int64))
 
     def of(self, part: slice) -> "Known":
         """Return the part of some rows, which shares memory with the whole."""

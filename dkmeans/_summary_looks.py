@@ -19,6 +19,7 @@ from dkmeans._tables_blocks import MemorySource, blocks
 
 _REPEATS = 16  # of a distinct row, on the average, so that they are counted
 _TABLE = 2  # axes
+_FEW = 16  # of so many rows, one that is not missing is enough to tell where the middle is
 _LOOKS = 100  # kept apart
 
 
@@ -80,13 +81,15 @@ def _distinct(rows: Rows, counts: Float64, limit: int) -> tuple[Rows, Float64] |
 class _Look:
     """Looks at the rows of a partition; rows of priorities up to `floor` are not kept.
 
-    Up to `most` distinct rows are counted. One look comes out: merges need not copy any then.
+    The sample is drawn from one row in `step`. Up to `most` distinct rows are counted. One look
+    comes out: merges need not copy any then.
     """
 
     limit: int
     seed: int
     floor: float
     most: int
+    step: int
 
     def __call__(self, partition: Partition, tick: Ticker) -> list[Look]:
         looks: list[Look] = []
@@ -97,7 +100,9 @@ class _Look:
                 weights = np.where(used, block.weights, 0.0)
             elif ranges.n_used < ranges.n_rows:
                 weights = used.astype(np.float64)
-            sample = Sample.of(self.limit, block, weights, self.seed, self.floor)
+            sample = Sample.of(
+                self.limit, block, weights, self.seed, floor=self.floor, step=self.step
+            )
             distinct = None
             if self.most and (not looks or looks[0].distinct is not None):
                 counts = np.ones(len(used))  # integers are never missing
@@ -189,25 +194,29 @@ def one_array(table: Table) -> tuple[Rows, Float64 | None] | None:
 def look(passes: Passes, table: Table, limit: int, seed: int, n_sampled: int | None = None) -> Look:
     """Read a table once; return the ranges of its rows, and all of them or a sample.
 
-    It has all rows of up to `limit`, else as many, or `n_sampled`. Of integers without weights the
-    distinct rows are counted, as long as they are few: up to `limit`, and a sixteenth of all. Where
-    rows occur less often, counting them costs more than it spares.
+    It has all rows of up to `limit`, else as many, or some `n_sampled`. Of integers without weights
+    the distinct rows are counted, as long as they are few: up to `limit`, and a sixteenth of all.
+    Where rows occur less often, counting them costs more than it spares.
 
     Memory: the sample in each worker that merges, and twice the sample here.
     """
     if table.n_rows <= limit:
         return _look_at_all(passes, table, limit)
     partitions = _passes.partition(table.pieces)
-    n_sampled = n_sampled or limit
-    # Of n rows that weigh the same, those kept have priorities above some n / sampled. Ten standard
-    # deviations more would do, and save copies and memory; if not, the pass runs again.
-    floor = 0.0 if table.is_weighted else table.n_rows / (n_sampled + 10 * n_sampled**0.5)
     is_counted = table.dtype.kind in "iu" and not table.is_weighted
     count = min(limit, table.n_rows // _REPEATS) if is_counted else 0
-    work = _Look(n_sampled, seed, floor, count)
+    floor, step, enough = 0.0, 1, 0
+    if n_sampled is None and not table.is_weighted:
+        # Of n rows that weigh the same, those kept have priorities above some n / sampled. Ten
+        # standard deviations more would do, and save copies and memory.
+        floor, enough = table.n_rows / (limit + 10 * limit**0.5), limit + 1
+    elif n_sampled is not None and not table.is_weighted:
+        # A few will do, but if most rows are missing they may be too few.
+        step, enough = table.n_rows // n_sampled, n_sampled // _FEW
+    work = _Look(n_sampled or limit, seed, floor, count, step)
     found = _looked(passes, work, partitions)
-    if floor >= 1 and len(found.sample.rows) <= min(n_sampled, found.ranges.n_used - 1):
-        found = _looked(passes, replace(work, floor=0.0), partitions)
+    if len(found.sample.rows) < min(enough, found.ranges.n_used):  # all again, with all
+        found = _looked(passes, replace(work, floor=0.0, step=1), partitions)
     return found
 
 

@@ -37,22 +37,35 @@ class Sample:
 
     @classmethod
     def of(
-        cls, limit: int, block: Block, weights: Float64 | None, seed: int, floor: float = 0.0
+        cls,
+        limit: int,
+        block: Block,
+        weights: Float64 | None,
+        seed: int,
+        *,
+        floor: float = 0.0,
+        step: int = 1,
     ) -> "Sample":
         """Draw from the rows of a block that have a weight and a priority above `floor`.
 
-        `weights` is (n,), or None where each row counts once.
+        `weights` is (n,), or None where each row counts once. If `step` is above 1, only one row in
+        so many is looked at, see `spread`: that is sooner done.
         """
         first = block.run()
         # Where rows follow one by one, their numbers need not be written down to be read again.
         every = block.numbers() if first is None else np.empty(0, np.int64)
-        places, found = np.empty(len(block.values), np.int64), np.empty(len(block.values))
+        n_rows, looked = len(block.values), None
         given = np.empty(0) if weights is None else weights
+        if step > 1:
+            looked = spread(seed, first, every, n_rows, step)
+            every = looked + first if first is not None else every[looked]
+            first, n_rows, given = None, len(looked), given[looked] if given.size else given
+        places, found = np.empty(n_rows, np.int64), np.empty(n_rows)
         n = kernels.draw(seed, first or 0, every, given, floor, places, found)
         used, priorities = places[:n], found[:n]
         numbers = used + first if first is not None else every[used]
         chosen = highest(priorities, numbers, limit + 1)
-        origin = used[chosen]
+        origin = used[chosen] if looked is None else looked[used[chosen]]
         some = np.ones(origin.size) if weights is None else weights[origin]
         return cls(limit, block.values[origin], numbers[chosen], some, priorities[chosen])
 
@@ -83,6 +96,18 @@ class Sample:
             order = order[order != last]
         parts = (self.rows[order], self.numbers[order], weights[order], self.priorities[order])
         return Sample(self.limit, *parts)
+
+
+def spread(seed: int, first: int | None, numbers: Int64, n: int, step: int) -> Int64:
+    """Return which of `n` rows, whose numbers follow `first` or are given, to look at.
+
+    Of each `step` rows of all, whose numbers follow each other, that is one.
+    """
+    if first is None:
+        return np.flatnonzero(kernels.one_in_each(seed, numbers // step, step) == numbers)
+    strata = np.arange(first // step, -(-(first + n) // step))
+    places = kernels.one_in_each(seed, strata, step) - first
+    return places[(places >= 0) & (places < n)]
 
 
 def highest(priorities: Float64, numbers: Int64, n: int) -> Int64:

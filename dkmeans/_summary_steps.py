@@ -83,20 +83,28 @@ class Part:
     is_bounded: bool = False
     n_moved: float = np.inf
 
-    def step(self, centers: Centers) -> None:
-        """Go on to other centres."""
-        is_first = self.n_moved == np.inf
-        before = NO_LABELS if is_first else self.known.labels.copy()
+    def step(self, centers: Centers, spare: list[Int32]) -> None:
+        """Go on to other centres; `spare` holds room for labels that no other thread is using."""
+        labels = self.known.labels
+        try:
+            room = spare.pop()
+        except IndexError:
+            room = np.empty(len(labels) + 1, np.int32)  # parts differ by one
+        before = NO_LABELS
+        if self.n_moved < np.inf:
+            before = room[: len(labels)]
+            before[:] = labels
         if self.boxes is not None:
-            centers.assign_boxed(self.rows, self.boxes, self.known.labels)
+            centers.assign_boxed(self.rows, self.boxes, labels)
         elif self.is_bounded:
             centers.assign_again(self.rows, self.known)
         else:
             few = self.n_moved < _FEW_MOVED * len(self.rows)
             self.is_bounded = few and self.known.bounds[0].size > 0
             bounds = self.known.bounds if self.is_bounded else None
-            centers.assign(self.rows, self.known.labels, bounds)
-        self.n_moved = self.totals.move_rows(self.rows, self.weights, before, self.known.labels)
+            centers.assign(self.rows, labels, bounds)
+        self.n_moved = self.totals.move_rows(self.rows, self.weights, before, labels)
+        spare.append(room)
 
     def measure(self, centers: Centers) -> RowTotals:
         """Return totals of nothing but the squared distances."""
@@ -149,6 +157,7 @@ class Steps:
             )
 
         self._parts = in_threads(part_of, parts)
+        self._spare: list[Int32] = []  # for labels of one part, so that it is not fresh each time
 
     @property
     def labels(self) -> Int32:
@@ -161,7 +170,7 @@ class Steps:
         if self._centers is not None and any(part.is_bounded for part in self._parts):
             prepared = prepared.after(self._centers, len(self._labels))
         self._centers = prepared
-        in_threads(lambda part: part.step(prepared), self._parts)
+        in_threads(lambda part: part.step(prepared, self._spare), self._parts)
         return _joined(self._frame, self._n_clusters, [part.totals for part in self._parts])
 
     def inertia(self) -> float:

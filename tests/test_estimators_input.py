@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+import sklearn.cluster
 import sparse
 import xarray as xr
 import zarr
@@ -622,6 +623,20 @@ def test_all_rows_missing(makers, kind, estimator):
     estimator.set_params(missing="ignore")
     data = getattr(makers, kind)(np.full((40, 3), np.nan))
     refused(lambda: estimator.fit(data), ValueError, "No row counts: all have NaN")
+
+
+@pytest.mark.parametrize(("every", "n_passes"), [(1, 3), (10, 3), (1000, 2)])
+def test_given_centers_where_most_rows_are_missing(every, n_passes):
+    rows = np.random.default_rng(0).normal(size=(200_000, 2)).astype(np.float32)
+    rows[np.arange(len(rows)) % every > 0] = np.nan
+    start = np.array([[-1, 0], [1, 0]], np.float32)
+    model = KMeans(2, init=start, n_init=1, max_iter=1, tol=0, missing="ignore")
+    model.fit(da.from_array(rows, chunks=(30_000, 2)))
+    expected = sklearn.cluster.KMeans(2, init=start, n_init=1, max_iter=1, tol=0)
+    expected.fit(rows[::every])
+    np.testing.assert_allclose(model.cluster_centers_, expected.cluster_centers_, atol=1e-5)
+    # A look, a step, and the last; or a second look, if too few rows were seen, that has them all.
+    assert model.n_passes_ == n_passes
 
 
 def test_rows_missing_in_a_stream():

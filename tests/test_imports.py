@@ -37,7 +37,7 @@ FLOORS = (
 # The only rooms or modules that may name a library, anywhere; other libraries are free.
 HOMES = {
     "numba": {"_kernels.compile"},
-    "llvmlite": {"_kernels.offsets", "_kernels.vectors", "_kernels.writer"},
+    "llvmlite": {"_kernels.changes", "_kernels.offsets", "_kernels.vectors", "_kernels.writer"},
     "click": {"_cli"},
     "obstore": {"_stores"},
     "rich": {"_cli", "_report"},

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numba
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dkmeans import _summary_steps
 from dkmeans._frame import Frame, Ranges
@@ -14,6 +16,7 @@ from dkmeans._frame_moves import Known, Moves
 from dkmeans._kernels import bounds, hashes, offsets, rows, sums, vectors
 from dkmeans._kernels import boxes as box_kernels
 from dkmeans._kernels import ranges as range_kernels
+from dkmeans._kernels.changes import changed
 from dkmeans._kernels.compile import JIT
 from dkmeans._summary_sorted import Sorted, boxes_of
 from dkmeans._summary_steps import Steps
@@ -238,6 +241,18 @@ def test_reassign_does_what_assign_does(n, d, k, dtype, near):
         np.testing.assert_array_equal(known.labels, expected)
         assert_bounds_hold(known, distances * frame.unit)
         before = prepared
+
+
+@given(st.integers(0, 300), st.sampled_from([0, 0.01, 0.5, 1]), st.integers(0, 99))
+def test_changed_labels_are_found(n, share, seed):
+    rng = np.random.default_rng(seed)
+    before = rng.integers(-1, 9, n + 1).astype(np.int32)[1:]  # not at the start of a line
+    labels = np.where(rng.random(n) < share, before + 1, before).astype(np.int32)
+    places = np.full(n + 1, -1, np.int32)
+    expected = np.flatnonzero(before != labels)
+    assert changed(before, labels, places[:n]) == expected.size
+    np.testing.assert_array_equal(places[: expected.size], expected)
+    assert places[n] == -1
 
 
 def rows_of_kind(kind, n, d, dtype):

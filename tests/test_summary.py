@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dkmeans import _summary_equal, _summary_octree
 from dkmeans._summary import ColourCounts, ColourSummary, planes, words
-from dkmeans._summary_samples import Sample
+from dkmeans._summary_samples import Sample, spread
 from dkmeans._tiling import grid
 
 
@@ -299,6 +299,27 @@ def test_many_hashes_stay_many_with_more(n, most, seed):
         assert _summary_equal.are_many(np.concatenate([hashes, hashes[::-1] // 2 + 1]), most)
     if n > 2 * most + 2000:
         assert found
+
+
+@given(st.integers(0, 1 << 52), st.integers(0, 3000), st.integers(2, 5000), st.data())
+def test_rows_are_looked_at_by_their_numbers_alone(first, n, step, data):
+    numbers, none = first + np.arange(n), np.empty(0, np.int64)
+    found = numbers[spread(3, first, none, n, step)]
+    np.testing.assert_array_equal(found, numbers[spread(3, None, numbers, n, step)])
+    cut = data.draw(st.integers(0, n))
+    parts = spread(3, first, none, cut, step), spread(3, first + cut, none, n - cut, step)
+    np.testing.assert_array_equal(found, first + np.concatenate([parts[0], cut + parts[1]]))
+    strata = np.unique(found // step, return_counts=True)
+    assert (strata[1] == 1).all()
+    assert set(strata[0]) >= set(range(-(-first // step), (first + n) // step))
+
+
+@pytest.mark.parametrize("period", [2, 16, 100, 1024])
+def test_rows_are_looked_at_out_of_step_with_any_period(period):
+    found = spread(0, 0, np.empty(0, np.int64), 1_000_000, 50) % period
+    assert abs((2 * found < period).mean() - 0.5) < 0.01
+    found = spread(0, 0, np.empty(0, np.int64), 1000 * period, period) % period
+    assert abs((2 * found < period).mean() - 0.5) < 0.05
 
 
 def test_merged_samples_have_the_highest_priorities_and_no_copy_more():

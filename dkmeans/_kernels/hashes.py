@@ -62,6 +62,16 @@ def draw(
 
 
 @kernel
+def one_in_each(seed: int, strata: Int64, step: int) -> Int64:
+    """Return the number of one row of each stratum, (n,), of `step` rows."""
+    numbers = np.empty(strata.size, np.int64)
+    for i in range(strata.size):
+        place = min(np.int64(_chance(seed, strata[i]) * step), step - 1)
+        numbers[i] = strata[i] * step + place
+    return numbers
+
+
+@kernel
 def hash_rows(rows: Rows, out: UInt64) -> None:
     """Write a hash of the values of each row, (n, d), to `out`, OUT (n,); equal rows share it.
 

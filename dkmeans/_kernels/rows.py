@@ -20,6 +20,7 @@ import numpy.typing as npt
 from dkmeans._kernels import offsets as offset_kernels
 from dkmeans._kernels import scores, vectors
 from dkmeans._kernels import sums as sum_kernels
+from dkmeans._kernels.changes import changed
 from dkmeans._kernels.compile import kernel
 from dkmeans._kernels.scores import LANES
 
@@ -237,7 +238,7 @@ def _move(
     places = np.empty(_AT_A_TIME if before.size > 0 else 0, np.int32)
     n = stop - start
     if before.size > 0:
-        n = _moving(before[start:stop], labels[start:stop], places)
+        n = changed(before[start:stop], labels[start:stop], places)
     for at in range(n):
         i = start + (places[at] if before.size > 0 else at)
         cluster, weight = labels[i], weights[i] if weights.size > 0 else 1.0
@@ -251,16 +252,6 @@ def _move(
             offset_kernels.add(rows, i, weight, shift, scales, deep, sums, before[i], column, -1)
             if counts.size > 0:
                 counts[before[i]] -= 1
-    return n
-
-
-@kernel
-def _moving(before: Int32, labels: Int32, places: Int32) -> int:
-    """Write which labels are others than before; return how many. `places` is OUT (n,)."""
-    n = 0
-    for i in range(labels.size):  # without branches, which would go either way
-        places[n] = i
-        n += before[i] != labels[i]
     return n
 
 
