@@ -596,11 +596,12 @@ def test_nearest_gives_label_and_distance(d):
 
 
 @compiled_only
-@pytest.mark.parametrize("module", ["test_kernels.py", "test_kernels_rows.py"])
-def test_kernels_are_plain_python(module):
-    tests = str(Path(__file__).with_name(module))
+def test_kernels_are_plain_python():
+    tests = [
+        str(Path(__file__).with_name(f"test_{name}.py")) for name in ("kernels", "kernels_rows")
+    ]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
         env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
         capture_output=True,
         text=True,
