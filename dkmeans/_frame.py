@@ -17,6 +17,7 @@ from dkmeans._frame_aligned import Aligned
 from dkmeans._frame_moves import Bounds, Known, Moves
 from dkmeans._kernels import bounds as bound_kernels
 from dkmeans._kernels import boxes as box_kernels
+from dkmeans._kernels import centers as center_kernels
 from dkmeans._kernels import ranges as range_kernels
 from dkmeans._kernels import rows as kernels
 from dkmeans._kernels import sums as sum_kernels
@@ -118,6 +119,9 @@ def for_kernels(array: Rows) -> Rows:
 
     For arrays that can be written to they would be compiled again, which takes seconds.
     """
+    flags = array.flags
+    if type(array) is np.ndarray and flags.c_contiguous and not flags.writeable:
+        return array
     plain = np.ascontiguousarray(array).view()
     plain.flags.writeable = False
     return plain
@@ -205,11 +209,13 @@ class Frame(Aligned):
 
     def centers(self, centers: npt.NDArray[Any]) -> "Centers":
         """Make centres, (k, d), ready for the kernels."""
-        offsets = centers.astype(np.float64) - self.shift
-        with np.errstate(over="ignore"):  # rows are then compared with all centres exactly
-            packed = vectors.pack((offsets * self.unit).astype(self.precision))
-            halves = np.full(len(packed) * vectors.GROUP, np.inf, self.precision)
-            halves[: len(offsets)] = ((offsets * self.unit) ** 2).sum(axis=1) / 2
+        k, d = centers.shape
+        n_groups = -(-k // vectors.GROUP)
+        offsets = aligned.zeros((k, d), np.float64)
+        packed = np.empty((n_groups, d, vectors.GROUP), self.precision)
+        halves = np.empty(n_groups * vectors.GROUP, self.precision)
+        given = for_kernels(centers.astype(np.float64, copy=False))
+        center_kernels.pack(given, self.shift, self.unit, offsets, packed, halves)
         return Centers(self, offsets, packed, halves)
 
     def totals(self, n_clusters: int) -> "RowTotals":
@@ -380,7 +386,12 @@ class RowTotals:
     @property
     def weights(self) -> npt.NDArray[Any]:
         """The weight of each cluster, (k,) float64; the number of its rows, int64, without any."""
-        return self._columns()[:, -1] if self.frame.is_weighted else self.counts
+        if not self.frame.is_weighted:
+            return self.counts
+        wide, high, low = self.sums[:, :, -1]
+        units = wide * 2.0**32 + (high + low * 2.0**-sum_kernels.BITS)
+        weights: Float64 = units / self.frame.scales[-1]
+        return weights
 
     @property
     def inertia(self) -> float:
@@ -393,23 +404,19 @@ class RowTotals:
 
     def exact_means(self) -> Float64:
         """Return the mean of each cluster, (k, d) float64; NaN for empty ones."""
-        weights = self.weights
-        columns = self._columns()[:, : self.frame.shift.size]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means: Float64 = self.frame.shift + columns / weights[:, None]
-        return means
+        return self._means(np.full((len(self.counts), self.frame.shift.size), np.nan))
 
     def means(self, previous: Float64) -> Float64:
         """Return the mean of each cluster, in the dtype of centres; empty ones keep `previous`.
 
         Empty are also those whose rows weigh too little beside the heaviest to be added up.
         """
-        full = self.weights > 0
-        return self.frame.rounded(np.where(full[:, None], self.exact_means(), previous))
+        return self.frame.rounded(self._means(previous))
 
-    def _columns(self) -> Float64:
-        """Return the sums as float64, (k, d or d + 1)."""
-        wide, high, low = self.sums
-        units = wide * 2.0**32 + (high + low * 2.0**-sum_kernels.BITS)
-        columns: Float64 = units / self.frame.scales
-        return columns
+    def _means(self, previous: Float64) -> Float64:
+        means = np.empty(previous.shape)
+        frame = self.frame
+        center_kernels.means(
+            self.sums, self.counts, frame.shift, frame.scales, for_kernels(previous), means
+        )
+        return means

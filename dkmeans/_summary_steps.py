@@ -12,7 +12,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from dkmeans._frame import NO_LABELS, Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
+from dkmeans._frame import (
+    NO_LABELS,
+    Centers,
+    Float64,
+    Frame,
+    Int32,
+    Int64,
+    Ranges,
+    Rows,
+    RowTotals,
+    for_kernels,
+)
 from dkmeans._frame_moves import Known
 from dkmeans._passes_threads import in_threads
 from dkmeans._summary_sorted import Sorted, boxes_of, is_worth_it
@@ -31,7 +42,7 @@ def parts_of(n: int, work: int, n_clusters: int = 1) -> list[slice]:
     n_parts = 1
     if work > _SMALL:
         n_parts = _PARTS if n > _PARTS * _ROWS_PER_SUM * n_clusters else _FEW_PARTS
-    cuts = np.linspace(0, n, n_parts + 1, dtype=int).tolist()
+    cuts = (n * i // n_parts for i in range(n_parts + 1))
     return [slice(a, b) for a, b in itertools.pairwise(cuts)]
 
 
@@ -156,6 +167,7 @@ class Steps:
                 None if self._sorted is None else boxes_of(frame, rows[part]),
             )
 
+        rows = for_kernels(rows)  # once for all steps
         self._parts = in_threads(part_of, parts)
         self._spare: list[Int32] = []  # for labels of one part, so that it is not fresh each time
 
@@ -165,12 +177,17 @@ class Steps:
         return self._labels if self._sorted is None else self._sorted.unsorted(self._labels)
 
     def assign(self, centers: Float64) -> RowTotals:
-        """Add each row to its nearest centre; the squared distances are left to `inertia`."""
+        """Add each row to its nearest centre; the squared distances are left to `inertia`.
+
+        What is returned may change with the next step.
+        """
         prepared = self._frame.centers(centers)
         if self._centers is not None and any(part.is_bounded for part in self._parts):
             prepared = prepared.after(self._centers, len(self._labels))
         self._centers = prepared
         in_threads(lambda part: part.step(prepared, self._spare), self._parts)
+        if len(self._parts) == 1:
+            return self._parts[0].totals
         return _joined(self._frame, self._n_clusters, [part.totals for part in self._parts])
 
     def inertia(self) -> float:

@@ -15,6 +15,7 @@ from dkmeans._frame import Frame, Ranges
 from dkmeans._frame_moves import Known, Moves
 from dkmeans._kernels import bounds, hashes, offsets, rows, sums, vectors
 from dkmeans._kernels import boxes as box_kernels
+from dkmeans._kernels import centers as center_kernels
 from dkmeans._kernels import ranges as range_kernels
 from dkmeans._kernels.changes import changed
 from dkmeans._kernels.compile import JIT
@@ -68,14 +69,37 @@ def nearest(frame, x, centers):
 # Vectors
 
 
+def packed_of(centers, shift, unit, dtype):
+    """Return centres as `centers.pack` packs them, half their squares, and the offsets."""
+    k, d = centers.shape
+    groups = -(-k // vectors.GROUP)
+    packed = np.empty((groups, d, vectors.GROUP), dtype)
+    halves, offsets = np.empty(groups * vectors.GROUP, dtype), np.empty((k, d))
+    center_kernels.pack(frozen(centers), shift, unit, offsets, packed, halves)
+    return frozen(packed), halves, offsets
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("d", "k"), [(1, 1), (2, 4), (3, 5), (7, 33)])
+def test_centres_are_packed_in_groups(d, k, dtype):
+    rng = np.random.default_rng(0)
+    centers, shift, unit = rng.normal(size=(k, d)), rng.normal(size=d), 0.25
+    packed, halves, offsets = packed_of(centers, shift, unit, dtype)
+    np.testing.assert_array_equal(offsets, centers - shift)
+    flat = packed.transpose(0, 2, 1).reshape(-1, d)
+    np.testing.assert_array_equal(flat[:k], (offsets * unit).astype(dtype))
+    assert not flat[k:].any()
+    expected = np.append(((offsets * unit) ** 2).sum(axis=1) / 2, np.full(len(flat) - k, np.inf))
+    np.testing.assert_allclose(halves, expected, rtol=np.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("d", "k"), [(1, 1), (2, 4), (3, 5), (64, 9), (65, 9), (150, 33)])
 def test_two_nearest_is_what_it_says(d, k, dtype):
     lanes = vectors.lanes(dtype)
     rng = np.random.default_rng(0)
     tile = frozen(rng.normal(size=(3, d, lanes)).astype(dtype))
-    packed = frozen(vectors.pack(rng.normal(size=(k, d)).astype(dtype)))
-    halves = np.full(len(packed) * vectors.GROUP, np.inf, dtype)
+    packed, halves, _ = packed_of(rng.normal(size=(k, d)), np.zeros(d), 1.0, dtype)
     halves[:k] = rng.uniform(size=k)
     found, expected = (
         [np.full(3 * lanes, np.inf, dtype) for _ in range(3)] + [np.full(3 * lanes, -1, np.int32)]
@@ -394,6 +418,27 @@ def test_rows_that_move_leave_the_bits_that_adding_anew_leaves(dtype, weighted):
     for c in range(6):
         mean = np.average(x[labels == c].astype(np.float64), axis=0, weights=used[labels == c])
         np.testing.assert_allclose(moved.exact_means()[c], mean, rtol=1e-13)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_means_are_sums_through_weights(weighted):
+    rng, (k, d) = np.random.default_rng(0), (5, 3)
+    sums = rng.integers(0, 1 << 32, (3, k, d + weighted))
+    sums[0] -= 1 << 31
+    counts, shift = np.array([3, 0, 1 << 40, 7, 1]), rng.normal(size=d)
+    scales, previous = 2.0 ** rng.integers(-40, 40, d + weighted), frozen(rng.normal(size=(k, d)))
+    if weighted:
+        sums[0, :, d] = [5, 0, 1, 0, 9]
+        sums[1:, [1, 3], d] = 0
+    columns = (sums[0] * 2.0**32 + (sums[1] + sums[2] * 2.0**-50)) / scales
+    weights = columns[:, d] if weighted else counts
+    expected = previous.copy()
+    full = weights > 0
+    assert set(np.flatnonzero(~full)) == ({1, 3} if weighted else {1})
+    expected[full] = shift + columns[full, :d] / weights[full, None]
+    found = np.full((k, d), np.nan)
+    center_kernels.means(sums, counts, shift, scales, previous, found)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("deep", [False, True])

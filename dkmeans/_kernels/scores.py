@@ -130,7 +130,7 @@ def _take(rows: Rows, order: Int64, first: int, stop: int, block: Rows) -> None:
 def pack(
     names: Int64, n: int, centers: Floats, halves: Floats, chosen: Floats, chosen_halves: Floats
 ) -> None:
-    """Pack the first `n` centres that `names` tells, at least one, as `vectors.pack` packs all.
+    """Pack the first `n` centres that `names` tells, at least one, as `centers.pack` packs all.
 
     `centers` and `halves` are those of all; `chosen` and `chosen_halves` are OUT.
     """

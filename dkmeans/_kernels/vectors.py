@@ -57,15 +57,6 @@ def room(n_rows: int, rows: Rows, centers: Floats) -> tuple[Any, ...]:
     return tile, block, best, second, np.zeros(n_rows, centers.dtype), np.empty(n_rows, np.int32)
 
 
-def pack(centers: Floats) -> Floats:
-    """Return centres, (k, d), as (groups, d, GROUP); zeros fill up the last group."""
-    k, d = centers.shape
-    groups = -(-k // GROUP)
-    padded = np.zeros((groups * GROUP, d), centers.dtype)
-    padded[:k] = centers
-    return np.ascontiguousarray(padded.reshape(groups, GROUP, d).transpose(0, 2, 1))
-
-
 def two_nearest_plainly(
     tile: Floats,
     block: int,
