@@ -18,7 +18,8 @@ import numpy as np
 
 from dkmeans import _stores
 from dkmeans._documents import Kind, check_kinds, decoded_all, encoded, shown
-from dkmeans._frame import Frame, Ranges
+from dkmeans._frame import Frame
+from dkmeans._frame_ranges import Ranges
 from dkmeans._lloyd_refine import Standing
 from dkmeans._passes_versions import version
 from dkmeans._tables import Table

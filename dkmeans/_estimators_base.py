@@ -24,7 +24,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from dkmeans import _lloyd_passes, _model, _needs_tables
 from dkmeans._estimators_callbacks import CallbackSupportMixin, Report
 from dkmeans._estimators_checks import Finite, check_columns, check_ranges, has_dims, is_rich
-from dkmeans._frame import Centers, Float64, Frame, Ranges
+from dkmeans._frame import Centers, Float64, Frame
+from dkmeans._frame_ranges import Ranges
 from dkmeans._lloyd_passes import Fit
 from dkmeans._passes import Passes, Progress
 from dkmeans._seeding import Seeding

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._frame import Float64, Ranges
+from dkmeans._frame import Float64
+from dkmeans._frame_ranges import Ranges
 from dkmeans._tables_blocks import check_unmasked
 from dkmeans._validation import InvalidArgumentError
 

@@ -14,7 +14,7 @@ from dkmeans._estimators import KMeans
 from dkmeans._estimators_base import BaseKMeans
 from dkmeans._estimators_checks import check_columns, check_ranges
 from dkmeans._estimators_minibatch import MiniBatchKMeans
-from dkmeans._frame import Ranges
+from dkmeans._frame_ranges import Ranges
 from dkmeans._tables_blocks import check_unmasked
 from dkmeans._validation import SourceError, check_integer
 

@@ -12,7 +12,8 @@ from typing import Any, Self
 import numpy as np
 
 from dkmeans import _passes, _seeding, _seeding_parallel, _summary_looks, _summary_rows
-from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows
+from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Rows
+from dkmeans._frame_ranges import Ranges
 from dkmeans._kernels import sums as sum_kernels
 from dkmeans._lloyd import Solution
 from dkmeans._lloyd_refine import MOMENTUM_OF_PASSES, Options, Standing, refine

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _passes
-from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
+from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Rows, RowTotals
+from dkmeans._frame_ranges import Ranges
 from dkmeans._lloyd import Solution, StopReason, Watch, accelerated, movement
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._seeding import Seeding

@@ -15,7 +15,8 @@ from functools import cached_property, partial
 import numpy as np
 
 from dkmeans import _summary_looks, _summary_rows
-from dkmeans._frame import Float64, Frame, Int64, Ranges, Rows
+from dkmeans._frame import Float64, Frame, Int64, Rows
+from dkmeans._frame_ranges import Ranges
 from dkmeans._lloyd import Solution, StopReason, Watch, movement
 from dkmeans._lloyd_passes import Fit
 from dkmeans._lloyd_starts import solve

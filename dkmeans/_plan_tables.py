@@ -12,7 +12,8 @@ from dkmeans import _needs, _needs_tables, _passes, _summary_rows
 from dkmeans._estimators import KMeans
 from dkmeans._estimators_base import BaseKMeans
 from dkmeans._estimators_functions import load
-from dkmeans._frame import Centers, Frame, Ranges
+from dkmeans._frame import Centers, Frame
+from dkmeans._frame_ranges import Ranges
 from dkmeans._lloyd_passes import COUNTED_PER_WORKER, is_colour
 from dkmeans._plan_clock import rate, some, spread
 from dkmeans._plan_passes import Plan, PlannedPass

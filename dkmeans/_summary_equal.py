@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._frame import Float64, Int64, Rows, for_kernels
+from dkmeans._frame import Float64, Int64, Rows
+from dkmeans._frame_ranges import for_kernels
 from dkmeans._kernels import hashes as kernels
 from dkmeans._summary_steps import in_parts
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from dkmeans import _passes
-from dkmeans._frame import Float64, Int64, Ranges, Rows
+from dkmeans._frame import Float64, Int64, Rows
+from dkmeans._frame_ranges import Ranges
 from dkmeans._kernels.hashes import any_equal
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._summary_equal import are_many, hashes_of, join_equal

@@ -9,7 +9,8 @@ import numpy as np
 
 from dkmeans import _passes
 from dkmeans import _summary_steps as steps
-from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Ranges, Rows, RowTotals
+from dkmeans._frame import Centers, Float64, Frame, Int32, Int64, Rows, RowTotals
+from dkmeans._frame_ranges import Ranges
 from dkmeans._kernels.hashes import any_equal
 from dkmeans._passes import Partition, Passes, Ticker
 from dkmeans._summary_equal import hashes_of, join_equal

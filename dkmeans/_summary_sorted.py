@@ -7,7 +7,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from dkmeans._frame import Float64, Frame, Int32, Rows, for_kernels
+from dkmeans._frame import Float64, Frame, Int32, Rows
+from dkmeans._frame_ranges import for_kernels
 from dkmeans._kernels import boxes as kernels
 from dkmeans._passes_threads import in_threads
 

@@ -12,19 +12,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from dkmeans._frame import (
-    NO_LABELS,
-    Centers,
-    Float64,
-    Frame,
-    Int32,
-    Int64,
-    Ranges,
-    Rows,
-    RowTotals,
-    for_kernels,
-)
+from dkmeans._frame import NO_LABELS, Centers, Float64, Frame, Int32, Int64, Rows, RowTotals
 from dkmeans._frame_moves import Known
+from dkmeans._frame_ranges import Ranges, for_kernels
 from dkmeans._passes_threads import in_threads
 from dkmeans._summary_sorted import Sorted, boxes_of, is_worth_it
 

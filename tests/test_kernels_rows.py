@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dkmeans import _summary_steps
-from dkmeans._frame import Frame, Ranges
+from dkmeans._frame import Frame
 from dkmeans._frame_moves import Known, Moves
+from dkmeans._frame_ranges import Ranges
 from dkmeans._kernels import bounds, hashes, offsets, rows, sums, vectors
 from dkmeans._kernels import boxes as box_kernels
 from dkmeans._kernels import centers as center_kernels

@@ -22,7 +22,8 @@ from PIL import Image
 import dkmeans
 from dkmeans import _jobs, _needs, _needs_tables, _summary_looks, _summary_rows, _summary_steps
 from dkmeans._cli import cli
-from dkmeans._frame import Frame, Ranges
+from dkmeans._frame import Frame
+from dkmeans._frame_ranges import Ranges
 from dkmeans._needs import Needs, Pass, Room
 from dkmeans._passes import Passes
 from dkmeans._passes_memory import WORKER

@@ -39,10 +39,10 @@ _SLEEP = 0.08  # seconds
 
 def slow_down(seconds: float = _SLEEP) -> None:
     """Make passes last, so that they can be hit, and summaries small, so that data may be."""
-    from dkmeans import _frame, _summary_rows
+    from dkmeans import _frame, _frame_ranges, _summary_rows
 
     _summary_rows.MIN_ROWS, _summary_rows.ROWS_PER_CLUSTER = 2000, 50
-    assign, look = _frame.Centers.assign, _frame.Ranges.of.__func__
+    assign, look = _frame.Centers.assign, _frame_ranges.Ranges.of.__func__
 
     def slowly_assign(*args: Any, **kwargs: Any) -> Any:
         time.sleep(seconds)
@@ -53,7 +53,7 @@ def slow_down(seconds: float = _SLEEP) -> None:
         return look(*args)
 
     _frame.Centers.assign = slowly_assign
-    _frame.Ranges.of = classmethod(slowly_look)
+    _frame_ranges.Ranges.of = classmethod(slowly_look)
 
 
 def slow_down_files() -> None:
