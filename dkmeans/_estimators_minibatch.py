@@ -14,6 +14,8 @@ from dkmeans._estimators_callbacks import Report, with_callbacks
 from dkmeans._frame import Frame
 from dkmeans._minibatch import Options, State
 from dkmeans._passes import Passes, Progress
+from dkmeans._summary_looks import one_array
+from dkmeans._summary_steps import labels_and_inertia
 from dkmeans._tables import Table
 
 
@@ -151,7 +153,7 @@ class MiniBatchKMeans(BaseKMeans):
         self._state = fitted.state
         self.counts_ = fitted.state.counts
         self.n_steps_ = fitted.n_steps
-        self._label(data, passes, fitted.fit.solution.inertia)
+        self._label(X, data, passes, fitted.fit.solution.inertia)
         report.finish()
         return self
 
@@ -184,7 +186,7 @@ class MiniBatchKMeans(BaseKMeans):
             setattr(self, name, value)
         self.counts_ = self._state.counts
         self.stop_reason_ = "stopped"
-        self._label(data, Passes(), inertia)
+        self._label(X, data, Passes(), inertia)
         return self
 
     def _attributes(self) -> dict[str, Any]:
@@ -206,14 +208,20 @@ class MiniBatchKMeans(BaseKMeans):
         )
         return self
 
-    def _label(self, data: Table, passes: Passes, estimate: float) -> None:
+    def _label(self, X: Any, data: Table, passes: Passes, estimate: float) -> None:  # noqa: N803 - scikit-learn's name
         """Find what follows from the centres, for all rows; or take an estimated inertia."""
         self.__dict__.pop("labels_", None)
         if not self.compute_labels:
             self.inertia_ = estimate
             return
-        self.labels_ = labels_of(data, self._centers)
-        self.inertia_ = _lloyd_passes.inertia(passes, data, self._centers, self._check_ranges)
+        whole = one_array(data) if isinstance(X, np.ndarray) else None
+        if whole is not None:
+            with passes.counted("measure", data.nbytes, data.n_rows):
+                labels, self.inertia_ = labels_and_inertia(self._centers, *whole)
+            self.labels_ = labels.reshape(data.shape[:-1])
+        else:
+            self.labels_ = labels_of(data, self._centers)
+            self.inertia_ = _lloyd_passes.inertia(passes, data, self._centers, self._check_ranges)
         self.n_passes_ = passes.n_passes
 
     def _options(self, data: Table, rng: np.random.RandomState, report: Report | None) -> Options:

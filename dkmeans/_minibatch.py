@@ -15,7 +15,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from dkmeans import _summary_looks, _summary_rows
-from dkmeans._frame import Float64, Frame, Int64, Rows
+from dkmeans._frame import Float64, Frame, Int64, Rows, RowTotals
 from dkmeans._frame_ranges import Ranges
 from dkmeans._lloyd import Solution, StopReason, Watch, movement
 from dkmeans._lloyd_passes import Fit
@@ -23,6 +23,7 @@ from dkmeans._lloyd_starts import solve
 from dkmeans._passes import Passes
 from dkmeans._seeding import Seeding
 from dkmeans._summary_rows import RowSummary
+from dkmeans._summary_steps import totals_of
 from dkmeans._tables import Table
 
 _REASSIGN_AFTER = 10  # rows for each cluster
@@ -64,9 +65,7 @@ class State:
         """Move the centres by one batch, all rows of which count; return its inertia before."""
         self.n_since += batch_size
         due = (self.counts == 0).any() or self.n_since >= _REASSIGN_AFTER * len(self.centers)
-        frame = _frame_of(rows, weights)
-        totals = frame.totals(len(self.centers))
-        frame.centers(self.centers).add(rows, weights, totals)
+        totals = _assigned(rows, weights, self.centers)
         gained = totals.weights.astype(np.float64)
         self.counts = self.counts + gained
         moved = gained > 0
@@ -76,7 +75,7 @@ class State:
         centers[moved] += (means - centers[moved]) * rate
         if due:
             self._reassign(rows, centers)
-        self.centers = frame.rounded(centers)
+        self.centers = totals.frame.rounded(centers)
         self.n_steps += 1
         return totals.inertia
 
@@ -93,10 +92,12 @@ class State:
             self.counts[few] = self.counts[~few].min()
 
 
-def _frame_of(rows: Rows, weights: Float64 | None) -> Frame:
+def _assigned(rows: Rows, weights: Float64 | None, centers: Float64) -> RowTotals:
+    """Assign rows, all of which count, to centres; return their totals, in a frame of their own."""
     ranges, _ = Ranges.of(rows, weights, partial(np.arange, len(rows)))
     middle = ranges.low / 2 + ranges.high / 2
-    return Frame.of(ranges, middle, rows.dtype, weighted=weights is not None)
+    frame = Frame.of(ranges, middle, rows.dtype, weighted=weights is not None)
+    return totals_of(frame.centers(centers), rows, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,20 +242,13 @@ def start(rows: "Pool", options: Options) -> State:
             weights = np.ones(len(points)) if rows.weights is None else rows.weights[chosen]
             rng = np.random.default_rng(options.rng.randint(np.iinfo(np.int32).max))
             centers = options.init(points, weights, options.n_clusters, rng)
-        inertia = _inertia(judges, centers) if n_init > 1 else 0.0
+        inertia = _assigned(judges, None, centers).inertia if n_init > 1 else 0.0
         if best is None or inertia < least:
             best, least = centers, inertia
     assert best is not None  # noqa: S101 - there is one start at least
     counts = np.zeros(options.n_clusters)
     seed = int(options.rng.randint(np.iinfo(np.int32).max))
     return State(best.astype(np.float64), counts, seed, options.reassignment_ratio)
-
-
-def _inertia(rows: Rows, centers: Float64) -> float:
-    frame = _frame_of(rows, None)
-    totals = frame.totals(len(centers))
-    frame.centers(centers).add(rows, None, totals)
-    return totals.inertia
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,9 +321,7 @@ class _Stop:
         elif step % _CHECK_EVERY:
             return None
         else:
-            frame = _frame_of(self._held_out.rows, self._held_out.weights)
-            totals = frame.totals(len(centers))
-            frame.centers(centers).add(self._held_out.rows, self._held_out.weights, totals)
+            totals = _assigned(self._held_out.rows, self._held_out.weights, centers)
             now = totals.inertia / float(totals.weights.sum())
         self.smoothed = now
         if self._tol > 0 and shift <= self._tol:

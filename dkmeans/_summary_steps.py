@@ -192,6 +192,20 @@ class Steps:
         return _joined(self._frame, 0, found).limbs
 
 
+def totals_of(centers: Centers, rows: Rows, weights: Float64 | None) -> RowTotals:
+    """Return the totals of rows, each added to its nearest centre."""
+    n_clusters = len(centers.offsets)
+
+    def one(part: slice) -> RowTotals:
+        totals = centers.frame.totals(n_clusters)
+        centers.add(rows[part], None if weights is None else weights[part], totals)
+        return totals
+
+    parts = parts_of(len(rows), len(rows) * n_clusters, n_clusters)
+    first, *others = in_threads(one, parts)
+    return first.merge(*others)
+
+
 def labels_and_inertia(
     centers: Centers, rows: Rows, weights: Float64 | None
 ) -> tuple[Int32, float]:
