@@ -291,9 +291,8 @@ class RowTotals:
         """The weight of each cluster, (k,) float64; the number of its rows, int64, without any."""
         if not self.frame.is_weighted:
             return self.counts
-        wide, high, low = self.sums[:, :, -1]
-        units = wide * 2.0**32 + (high + low * 2.0**-sum_kernels.BITS)
-        weights: Float64 = units / self.frame.scales[-1]
+        weights = np.empty(len(self.counts))
+        center_kernels.weights(self.sums, self.frame.scales, weights)
         return weights
 
     @property
@@ -319,7 +318,8 @@ class RowTotals:
     def _means(self, previous: Float64) -> Float64:
         means = np.empty(previous.shape)
         frame = self.frame
+        weights = self.weights.astype(np.float64)
         center_kernels.means(
-            self.sums, self.counts, frame.shift, frame.scales, for_kernels(previous), means
+            self.sums, weights, frame.shift, frame.scales, for_kernels(previous), means
         )
         return means

@@ -431,14 +431,18 @@ def test_means_are_sums_through_weights(weighted):
     if weighted:
         sums[0, :, d] = [5, 0, 1, 0, 9]
         sums[1:, [1, 3], d] = 0
-    columns = (sums[0] * 2.0**32 + (sums[1] + sums[2] * 2.0**-50)) / scales
-    weights = columns[:, d] if weighted else counts
+    columns = (sums[0] * 2.0**32 + sums[1] + sums[2] * 2.0**-50) / scales
+    weights = columns[:, d] if weighted else counts.astype(np.float64)
     expected = previous.copy()
     full = weights > 0
     assert set(np.flatnonzero(~full)) == ({1, 3} if weighted else {1})
     expected[full] = shift + columns[full, :d] / weights[full, None]
     found = np.full((k, d), np.nan)
-    center_kernels.means(sums, counts, shift, scales, previous, found)
+    if weighted:
+        counted = np.empty(k)
+        center_kernels.weights(sums, scales, counted)
+        np.testing.assert_array_equal(counted, weights)
+    center_kernels.means(sums, weights, shift, scales, previous, found)
     np.testing.assert_array_equal(found, expected)
 
 

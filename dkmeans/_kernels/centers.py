@@ -47,27 +47,31 @@ def pack(
 
 
 @kernel
+def weights(sums: Int64, scales: Float64, out: Float64) -> None:
+    """Write the weights of clusters, OUT (k,): the last column of sums, see `means`."""
+    for c in range(out.size):
+        out[c] = _sum(sums, c, scales.size - 1) / scales[scales.size - 1]
+
+
+@kernel
 def means(
-    sums: Int64, counts: Int64, shift: Float64, scales: Float64, previous: Float64, out: Float64
+    sums: Int64, weights: Float64, shift: Float64, scales: Float64, previous: Float64, out: Float64
 ) -> None:
     """Write the mean of each cluster, OUT (k, d), or `previous`, (k, d), where it is empty.
 
     `sums` is (3, k, d), or (3, k, d + 1) where the last column is of weights, see `_kernels.sums`;
-    `counts` is (k,): what sums are divided by where there are no weights.
+    `weights` is (k,), `shift` (d,), and there is a scale for each column.
     """
-    d = shift.size
-    for c in range(counts.size):
-        weight = np.float64(counts[c])
-        if scales.size > d:
-            weight = _column(sums, c, d) / scales[d]
-        for j in range(d):
+    for c in range(weights.size):
+        for j in range(shift.size):
             out[c, j] = previous[c, j]
-            if weight > 0:
-                out[c, j] = shift[j] + _column(sums, c, j) / scales[j] / weight
+            if weights[c] > 0:
+                out[c, j] = shift[j] + _sum(sums, c, j) / scales[j] / weights[c]
 
 
 @inline
-def _column(sums: Int64, cluster: int, column: int) -> Any:
+def _sum(sums: Int64, cluster: int, column: int) -> Any:
     """Return a sum as one float64, times its scale."""
-    high = sums[1, cluster, column] + sums[2, cluster, column] * 2.0**-sum_kernels.BITS
-    return sums[0, cluster, column] * 2.0**32 + high
+    # Of negative sums, the first two cancel, and so come first: what is left is exact.
+    high = sums[0, cluster, column] * 2.0**32 + sums[1, cluster, column]
+    return high + sums[2, cluster, column] * 2.0**-sum_kernels.BITS
