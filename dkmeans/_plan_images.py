@@ -39,7 +39,7 @@ def quantize(
     calibrate: bool,
 ) -> Plan:
     """Plan `images.quantize`."""
-    check_integer("n_colors", n_colors, 2, _MOST_COLORS)
+    n_colors = check_integer("n_colors", n_colors, 2, _MOST_COLORS)
     usable = _usable(sources)
     room = _needs.room()
     kind = "folder" if output is None else kind_of(output)

@@ -12,7 +12,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from dkmeans import Palette, quantize
+from dkmeans import Palette, plan, quantize
 from dkmeans._tiling import Window
 from dkmeans._validation import OutputError, SourceError
 from dkmeans.images import _raster
@@ -274,6 +274,19 @@ def test_seeds(photos, tmp_path):
     assert first.palette != other.palette
     best = quantize(tmp_path / "in.png", tmp_path / "best.png", n_colors=40, n_init=8, seed=5)
     assert best.inertia <= 1.02 * first.inertia
+
+
+@pytest.mark.parametrize("small", [np.uint8, np.int16])
+def test_integers_of_numpy_count_as_their_values_do(tmp_path, small):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    write(tmp_path / "in.png", pixels)
+    counts = {"n_colors": 200, "max_iter": 3, "seed": 255}
+    options = {name: small(value) for name, value in counts.items()}
+    assert plan(tmp_path / "in.png", n_colors=small(200), calibrate=False).bytes_written == 900
+    first = quantize(tmp_path / "in.png", tmp_path / "a.png", **options)
+    assert first.palette == quantize(tmp_path / "in.png", tmp_path / "b.png", **counts).palette
+    given = {"palette": first.palette, "n_colors": small(2)}  # the number says nothing then
+    assert quantize(tmp_path / "in.png", tmp_path / "c.png", **given).psnr == first.psnr
 
 
 def test_colours_are_in_the_order_of_their_shares(photos, tmp_path):

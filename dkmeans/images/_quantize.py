@@ -180,7 +180,13 @@ def quantize(
     .. [2] D. Arthur and S. Vassilvitskii, "k-means++: The Advantages of Careful Seeding",
        SODA 2007, section 2.2.
     """
-    _check_options(n_init, max_iter, tol, seed, dither, compression)
+    _check_forms(dither, compression)
+    stopping = {
+        "max_iter": check_integer("max_iter", max_iter, 1),
+        "tol": check_number("tol", tol, 0),
+        "seed": check_integer("seed", seed, 0),
+    }
+    n_init = None if n_init is None else check_integer("n_init", n_init, 1)
     sources = _sources.as_list(sources)
     found = _sources.find(sources)
     refuse_among("output", output, sources)
@@ -188,17 +194,15 @@ def quantize(
     failures = {i: f.error for i, f in enumerate(found) if f.error is not None}
     refuse_failed(failures, len(found))
     target = target_of(output, found, is_single=is_single)
-    _check_colors(n_colors, palette, target.kind)
+    n_colors = _check_colors(n_colors, palette, target.kind)
     readable = [image.source for image in found if image.source is not None]
     bands = max(source.shape[2] for source in readable)
     _needs.check_quantize(readable, bands, n_colors, palette)
     fitting = {
-        "n_colors": int(n_colors),
+        "n_colors": n_colors,
         "start": _check_init(init, n_colors, bands),
-        "n_init": int(n_init or max(_MIN_STARTS, _STARTED_COLORS // n_colors)),
-        "max_iter": int(max_iter),
-        "tol": float(tol),
-        "seed": int(seed),
+        "n_init": n_init or max(_MIN_STARTS, _STARTED_COLORS // n_colors),
+        **stopping,
     }
     layout = "" if target.kind != "zarr" else " array" if is_single else " group"
     options = _described(fitting, palette, dither, compression, f"{target.kind}{layout}")
@@ -281,31 +285,24 @@ def _fitted(  # noqa: PLR0917 - private, called once
     return fitted, {**before, **failures}, left
 
 
-def _check_options(  # noqa: PLR0917 - private, called once
-    n_init: Any, max_iter: Any, tol: Any, seed: Any, dither: Any, compression: Any
-) -> None:
-    if n_init is not None:
-        check_integer("n_init", n_init, 1)
-    check_integer("max_iter", max_iter, 1)
-    check_number("tol", tol, 0)
-    check_integer("seed", seed, 0)
+def _check_forms(dither: Any, compression: Any) -> None:
     check_choice("compression", compression, ("fast", "small"))
     if check_choice("dither", dither, ("none", "blue-noise")) != "none":
         raise InvalidArgumentError(f"not yet supported: dither {dither!r}; use 'none'.")
 
 
-def _check_colors(n_colors: Any, palette: Any, kind: str) -> None:
+def _check_colors(n_colors: Any, palette: Any, kind: str) -> int:
+    """Return how many colours are asked for, which of a palette says nothing."""
     most = max_colors(kind)
     if palette is None:
-        check_integer("n_colors", n_colors, 2, most, f"for a {kind} output")
-        return
+        return check_integer("n_colors", n_colors, 2, most, f"for a {kind} output")
     if not isinstance(palette, Palette):
         raise InvalidArgumentError(
             f"palette is of type {type(palette).__name__}; it must be a dkmeans.Palette, such as "
             "Palette.load reads from a file."
         )
-    check_integer("n_colors", n_colors, 1)
     check_integer("the number of colours in palette", len(palette), 1, most)
+    return check_integer("n_colors", n_colors, 1)
 
 
 def _check_init(init: Any, n_colors: int, bands: int) -> Float64 | None:
