@@ -114,8 +114,6 @@ def read(place: Place, most: int | None = None) -> bytes:
         raise SourceError(f"{name}: no such file.") from error
     except OSError as error:
         raise SourceError(f"{name}: cannot be read ({error.strerror or error}).") from error
-    except ValueError as error:  # a NUL character
-        raise SourceError(f"{name!r}: no file can have this name.") from error
 
 
 def refuse_special(path: str | os.PathLike[str]) -> None:
@@ -202,7 +200,7 @@ def refuse_unwritable(place: Place) -> None:
 
 def _as_file(place: Place) -> Path:
     path = Path(place)
-    if "\0" in str(path) or not path.name:
+    if not path.name:
         raise OutputError(f"{str(path)!r}: no file can have this name.")
     return path
 

@@ -94,6 +94,7 @@ def check_number(name: str, value: Any, low: float) -> float:
 
 
 def check_place(name: str, value: Any, allowed: str = PLACE) -> None:
-    """Raise `InvalidArgumentError` unless `value` names something; "" would be this folder."""
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+    """Raise `InvalidArgumentError` unless `value` can be a name; "" would be this folder."""
+    name_of = os.fsdecode(value) if isinstance(value, str | os.PathLike) else ""
+    if not name_of or "\0" in name_of:
         raise InvalidArgumentError(f"{name} is {value!r}; it must be {allowed}.")

@@ -208,7 +208,9 @@ CASES = {
     "extension": bad_option(
         ("out.gif", "must end in .png, .tif, .tiff or .zarr"), output="out.gif"
     ),
-    "no-source": Case(InvalidArgumentError, ("sources holds ''", "a path"), sources=("a.png", "")),
+    "no-source": Case(
+        InvalidArgumentError, ("a source is ''", "a path, or a URL"), sources=("a.png", "")
+    ),
     "no-output": bad_option(("output is ''", "must be a path"), output=""),
     "two-to-one": Case(
         InvalidArgumentError,

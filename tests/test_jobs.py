@@ -288,7 +288,7 @@ def test_no_checkpoint_among_the_data(place, folder):
 def test_no_name_is_not_the_working_folder(command, folder):
     result = run(*command)
     assert result.exit_code == 2
-    assert "a source is ''; it must be a path." in result.stderr
+    assert "a source is ''; it must be a path, or a URL such as s3://bucket/name." in result.stderr
     assert left(folder) == []
     with pytest.raises(InvalidArgumentError, match=r"^X is ''; it must be the path"):
         dkmeans.KMeans(2).fit("")

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
@@ -245,17 +246,12 @@ def test_a_folder_of_that_name(path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_name_that_can_be_none(tmp_path):
-    with pytest.raises(OutputError, match="no file can have this name"):
-        fitted().save(f"{tmp_path}/a\0b")
-    with pytest.raises(SourceError, match="no file can have this name"):
-        dkmeans.load(f"{tmp_path}/a\0b")
-
-
-@pytest.mark.parametrize("path", [None, 7, ""])
+@pytest.mark.parametrize("path", [None, 7, "", "a\0b"])
 def test_what_is_no_path(path):
     for act in (fitted().save, dkmeans.load):
-        with pytest.raises(InvalidArgumentError, match=f"path is {path!r}; it must be a path"):
+        with pytest.raises(
+            InvalidArgumentError, match=re.escape(f"path is {path!r}; it must be a path")
+        ):
             act(path)
 
 

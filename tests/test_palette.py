@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import stat
 import struct
 import zlib
@@ -341,10 +342,12 @@ def test_unknown_suffix(tmp_path, name):
         make(2).save(tmp_path / name)
 
 
-@pytest.mark.parametrize("path", [None, 7, b"p.gpl", ""])
+@pytest.mark.parametrize("path", [None, 7, b"p.gpl", "", "a\0b.gpl"])
 def test_what_is_no_path(path):
     for act in (Palette.load, make(2).save):
-        with pytest.raises(InvalidArgumentError, match=f"path is {path!r}; it must be a path"):
+        with pytest.raises(
+            InvalidArgumentError, match=re.escape(f"path is {path!r}; it must be a path")
+        ):
             act(path)
 
 
@@ -357,7 +360,6 @@ def test_no_source(tmp_path):
         ("folder.gpl", "not a regular file"),
         ("device.gpl", "not a regular file"),
         ("pipe.gpl", "not a regular file"),
-        ("a\0b.gpl", "no file can have this name"),
     ]:
         with pytest.raises(SourceError, match=message):
             Palette.load(tmp_path / name)
@@ -385,7 +387,7 @@ def test_mode_follows_umask(tmp_path):
 
 def test_no_folder(tmp_path):
     (tmp_path / "folder.gpl").mkdir()
-    for name in ("none/p.gpl", "folder.gpl", "a\0b.gpl"):
+    for name in ("none/p.gpl", "folder.gpl"):
         with pytest.raises(OutputError):
             make(2).save(tmp_path / name, overwrite=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder.gpl"]

@@ -1,6 +1,7 @@
 """Each check: what passes, what is refused, and what the message says."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from dkmeans._validation import (
     check_choice,
     check_integer,
     check_number,
+    check_place,
 )
 
 
@@ -62,3 +64,18 @@ def test_every_error_is_caught_by_the_one_base():
     for error in (InvalidArgumentError, SourceError, OutputError):
         assert issubclass(error, DkmeansError)
     assert issubclass(InvalidArgumentError, ValueError)
+
+
+@pytest.mark.parametrize("place", ["a.png", Path("b/c"), "s3://bucket/name", "."])
+def test_places_may_be_paths_and_urls(place):
+    check_place("path", place)
+
+
+@pytest.mark.parametrize("place", [None, 3, b"a.png", "", "a\0.png", Path("a\0b")])
+def test_what_names_nothing_is_refused(place):
+    with pytest.raises(InvalidArgumentError) as caught:
+        check_place("path", place)
+    assert (
+        str(caught.value)
+        == f"path is {place!r}; it must be a path, or a URL such as s3://bucket/name."
+    )

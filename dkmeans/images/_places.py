@@ -5,14 +5,13 @@ Paths and URLs are compared alike: neither ever names what the other does.
 
 import fnmatch
 import glob
-import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from dkmeans import _stores
 from dkmeans._stores import Place, writing
-from dkmeans._validation import InvalidArgumentError, OutputError
+from dkmeans._validation import OutputError, check_place
 from dkmeans.images._sources import Found
 
 
@@ -26,8 +25,7 @@ def as_path(name: str, path: Any) -> Path:
     OutputError
         If it cannot be looked at.
     """
-    if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
-        raise InvalidArgumentError(f"{name} is {path!r}; it must be a path.")
+    check_place(name, path)
     with writing(Path(path)):
         Path(path).exists()  # raises if it is too long, or in a folder that must not be entered
     return Path(path)
@@ -48,10 +46,10 @@ def refuse_among(name: str, output: Place, sources: Sequence[Place]) -> None:
     Raises
     ------
     InvalidArgumentError
-        If the output is no place, or a source is an empty text, which would be the working folder.
+        If the output or a source is no place.
     """
-    if "" in sources:
-        raise InvalidArgumentError("a source is ''; it must be a path.")
+    for source in sources:
+        check_place("a source", source)
     place = _stores.absolute(output if _stores.is_url(output) else as_path(name, output))
     is_store = PurePath(output).suffix.lower() == ".zarr"  # replaced with all that lies in it
     for source in sources:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from dkmeans import _stores
 from dkmeans._passes import BlockSource
-from dkmeans._validation import InvalidArgumentError, SourceError
+from dkmeans._validation import InvalidArgumentError, SourceError, check_place
 from dkmeans.images import _objects, _raster, _store_source
 
 _REQUESTS = 16  # headers of objects read at a time
@@ -104,8 +104,7 @@ def as_list(sources: Paths) -> list[Path | str]:
     if not paths:
         raise InvalidArgumentError("sources is empty; give files, folders, globs or Zarr arrays.")
     for path in paths:
-        if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
-            raise InvalidArgumentError(f"sources holds {path!r}; each must be a path.")
+        check_place("a source", path)
         if _stores.is_url(path):
             continue
         try:
