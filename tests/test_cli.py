@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,14 @@ def test_info_goes_on_after_a_path_that_is_none(library):
     result = run("info", "aaa", "b.png")
     assert (result.exit_code, result.stderr) == (1, "dkmeans: failed: aaa: too long.\n")
     assert library.shown == [["a header"]]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_damaged_exif_is_nobodys_business(tmp_path, name):
+    exif = struct.pack("<4sLHHHLL", b"II*\0", 8, 1, 0x010F, 2, 400, 5000)  # text beyond the end
+    Image.new("RGB", (3, 2)).save(tmp_path / name, exif=b"Exif\0\0" + exif)
+    result = run("info", str(tmp_path / name))  # where warnings are errors
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_palette(tmp_path):
