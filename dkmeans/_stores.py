@@ -25,7 +25,7 @@ from dkmeans._validation import OutputError, SourceError
 Place = str | os.PathLike[str]
 State = tuple[int, int | str]
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _STEP = 1 << 20  # bytes of an object asked for at a time
 _SYNCING = 16  # files that are waited for at a time
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of FAT, and disks afar

@@ -60,7 +60,7 @@ def test_what_cannot_be_written(place, tmp_path, monkeypatch):
 
 
 def test_a_url_that_is_no_place():
-    for url in ("ftp://host/file", "s3:///key"):
+    for url in ("ftp://host/file", "s3:///key", "S3://bucket/key"):
         with pytest.raises(ValueError, match="is no place"):
             _stores.read(url)
 
