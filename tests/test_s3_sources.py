@@ -121,6 +121,8 @@ def test_patterns(s3):
     assert matching("[xy]*") == ["x1.png", "x2.png", "y.tif"]
     assert matching("*/x3.png") == ["in/x3.png"]
     assert matching("**/x*.png") == ["in/deep/x4.png", "in/x3.png", "x1.png", "x2.png"]
+    assert matching(".x*") == matching(".*") == [".x5.png"]
+    assert matching("in/.h/*") == matching("in/.?/x") == ["in/.h/x"]
     assert matching("in/**") == ["in/deep/x4.png", "in/x3.png"]  # each once
     assert matching("i*") == ["in/x3.png", "in/deep/x4.png"]  # as a folder
     assert matching("of*") == matching("of [2020]") == ["of [2020]/a.png"]  # which is no pattern

@@ -142,8 +142,9 @@ def _matches(url: str, parts: list[str]) -> Iterator[str]:
             yield place
         return
     listing = objects.listing(url)
-    folders = [name for name in listing.folders if not name.startswith(".")]
-    names = [name for name in listing.objects if not name.startswith(".")]
+    shows = part.startswith(".")  # what is hidden otherwise
+    folders = [name for name in listing.folders if shows or not name.startswith(".")]
+    names = [name for name in listing.objects if shows or not name.startswith(".")]
     if part == "**":
         yield from _matches(url, rest or ["*"])
         for folder in folders:
