@@ -191,7 +191,8 @@ def test_palette(tmp_path):
     assert Palette.load(target) == palette
     again = run("palette", str(source), str(target))
     assert again.exit_code == 1
-    assert again.stderr.startswith(f"dkmeans: error: {target}: exists")
+    said = "exists already; choose another name, or give --overwrite."
+    assert again.stderr == f"dkmeans: error: {target}: {said}\n"
     assert run("palette", str(source), str(target), "--overwrite").exit_code == 0
 
 

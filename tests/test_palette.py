@@ -370,7 +370,7 @@ def test_no_source(tmp_path):
 
 def test_existing_file_stays(tmp_path):
     path = write(tmp_path / "p.gpl", "mine")
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="or overwrite"):
         make(2).save(path)
     assert path.read_text() == "mine"
     make(2).save(path, overwrite=True)

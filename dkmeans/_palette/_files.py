@@ -61,10 +61,7 @@ def write(path: str | os.PathLike[str], data: bytes, *, overwrite: bool) -> None
         If the file exists and `overwrite` is false, or cannot be written.
     """
     if not overwrite and _stores.exists(path):
-        raise OutputError(
-            f"{os.fspath(path)}: exists already; choose another name, or allow it to be replaced "
-            "(overwrite=True, --overwrite)."
-        )
+        raise OutputError(f"{os.fspath(path)}: exists already; choose another name, or overwrite.")
     _stores.write(path, data, replace=overwrite)
 
 
