@@ -296,6 +296,8 @@ def _sources(done: Sequence["SourceReport"], console: Console) -> Iterator[Table
 def _sizes(before: int, after: int) -> tuple[str, str, str]:
     ratio = after / before if before else 1
     change = f"{ratio - 1:+.0%}" if ratio < 2 else f"{ratio:.1f}x"  # noqa: PLR2004 - twice
+    if change == "-100%" and after:  # nothing would be left
+        change = f"1/{round(before / after)}"
     return size(before), size(after), change
 
 

@@ -402,6 +402,23 @@ def test_many_sources_are_shortened():
     assert re.search(r"81 pictures +154.5 MiB +38.6 MiB +-75%\n", text)
 
 
+def test_changes_of_size():
+    sizes = (
+        (2_000_000, 4_200_000),
+        (1000, 1999),
+        (1000, 10),
+        (1000, 4),
+        (10**9, 1000),
+        (5, 0),
+        (0, 9),
+    )
+    report = tuple(SourceReport("a", "b", None, 1, 1, *of) for of in sizes)
+    console = plain_console()
+    _report.print_quantized(result(report=report), seconds=1, peak=1, console=console)
+    changes = [line.split()[-1] for line in printed(console).splitlines()[-8:-1]]
+    assert changes == ["2.1x", "+100%", "-99%", "1/250", "1/1000000", "-100%", "+0%"]
+
+
 def test_long_paths_keep_their_ends():
     console = terminal(80)
     long = SourceReport("a/" * 50 + "x.jpg", "/" + "b/" * 50 + "x.png", None, 1, 1, 0, 10)
