@@ -115,9 +115,9 @@ def quantize(
         RGB; grey pictures among RGB ones count as RGB.
     output
         A name ending in ``.png`` (indexed PNG of 1, 2, 4 or 8 bits), ``.tif`` (tiled palette
-        BigTIFF) or ``.zarr`` (labels, uint8, or uint16 beyond 256 colours), or a folder, which
-        gets one indexed PNG for each source. Or a URL, such as ``s3://bucket/name.tif``, or with a
-        slash at its end for a folder.
+        BigTIFF) or ``.zarr`` (labels, uint8, or uint16 beyond 256 colours, whose attribute
+        ``palette`` lists the colours), or a folder, which gets one indexed PNG for each source. Or
+        a URL, such as ``s3://bucket/name.tif``, or with a slash at its end for a folder.
     n_colors
         From 2 to 256; to 65536 for Zarr. Fewer are used if there are fewer distinct colours.
     palette

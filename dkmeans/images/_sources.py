@@ -34,7 +34,7 @@ class Found:
     error
         Why they cannot be read.
     nbytes
-        The bytes that the image takes where it lies.
+        The bytes that the image takes where it lies; of Zarr those of its pixels.
     """
 
     path: str
@@ -59,7 +59,8 @@ class SourceReport:
     height, width
         In pixels; 0 if the header could not be read.
     bytes_in, bytes_out
-        The sizes of source and output in bytes, as stored.
+        The sizes of source and output in bytes, as stored; of a source in Zarr, and of what
+        `ingest` writes, the bytes of the pixels.
     """
 
     source: str
@@ -307,7 +308,7 @@ class ImageInfo:
     in_order
         Whether they can only be read from first to last.
     bytes_stored, bytes_decoded
-        The size of the file, and of the pixels in memory.
+        The size of the file, of Zarr that of the pixels; and of the pixels in memory.
     """
 
     path: str
