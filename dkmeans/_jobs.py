@@ -258,7 +258,8 @@ def opened(data: str) -> Any:
         _stores.refuse_special(data)
         rows = np.load(data, mmap_mode="r", allow_pickle=False)
     except _NPY_DAMAGES as error:
-        raise SourceError(f"{data}: cannot be read as a .npy file ({error}).") from error
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(f"{data}: cannot be read as a .npy file ({reason}).") from error
     if rows.ndim != _TABLE:
         raise SourceError(
             f"{data}: has the shape {rows.shape}; a .npy file must hold (rows, features)."

@@ -55,7 +55,11 @@ def open_array(path: str) -> Any:
     with _reading(path), np.errstate(over="ignore"):  # of what is there where nothing was written
         if path.endswith(".npy") and Path(path).is_file():
             raise ValueError("it is a .npy file: give numpy.load(path, mmap_mode='r') instead")
-        array = zarr.open_array(store, mode="r")
+        try:
+            array = zarr.open_array(store, mode="r")
+        except (zarr.errors.ArrayNotFoundError, zarr.errors.NodeTypeValidationError) as error:
+            hint = "of a group, give the path of an array in it"
+            raise ValueError(f"there is none; {hint}") from error
         parts = (array.chunks, array.shards or array.chunks)
         if any(0 in part for part in parts) and 0 not in array.shape:
             raise ValueError(f"chunks of {array.chunks}, in shards of {array.shards}")

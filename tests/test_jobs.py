@@ -220,7 +220,7 @@ def test_resume_by_mini_batches_keeps_the_checkpoint_of_lloyd(folder, interrupte
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [(("none.zarr", "m.json"), "none.zarr: cannot be read as a Zarr array"),
-     (("none.npy", "m.json"), "none.npy: cannot be read as a .npy file"),
+     (("none.npy", "m.json"), "none.npy: cannot be read as a .npy file (No such file"),
      (("pipe.npy", "m.json"), "pipe.npy: not a regular file"),
      (("rows.zarr", "none/m.json"), "none/m.json: cannot be written"),
      (("nan.zarr", "m.json"), "Leave such rows out with dkmeans fit --missing ignore, or fill"),

@@ -6,6 +6,7 @@ import json
 import operator
 import os
 import pickle
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -1053,9 +1054,14 @@ def test_a_feature_dimension_must_be_one():
 def test_what_is_no_array_on_disk_is_refused(tmp_path):
     with pytest.raises(SourceError, match=r"none.zarr: cannot be read as a Zarr array"):
         table(tmp_path / "none.zarr")
-    zarr.create_group(tmp_path / "group.zarr")
-    with pytest.raises(SourceError, match=r"group.zarr: cannot be read as a Zarr array"):
-        table(tmp_path / "group.zarr")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a.jpg").touch()
+    for zarr_format in (2, 3):
+        zarr.create_group(tmp_path / f"group{zarr_format}", zarr_format=zarr_format)
+    for name in ("folder", "a.jpg", "group2", "group3"):
+        said = f"{name}: cannot be read as a Zarr array (there is none; of a group, give the path"
+        with pytest.raises(SourceError, match=re.escape(said)):
+            table(tmp_path / name)
     np.save(tmp_path / "rows.npy", np.zeros((5, 2)))
     with pytest.raises(SourceError, match=r"rows.npy: .* numpy.load\(path, mmap_mode='r'\)"):
         table(tmp_path / "rows.npy")
