@@ -397,6 +397,16 @@ def test_wrong_use(options, message):
     assert message in " ".join(result.stderr.split())
 
 
+def test_the_script_that_begins_a_cluster_tells_how_it_is_used():
+    script = Path(__file__).parents[1] / "scripts" / "cluster" / "ssh"
+    told = subprocess.run([script], capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    comments = script.read_text(encoding="utf-8").partition("\nset ")[0].splitlines()[1:]
+    assert told.stderr.splitlines() == [
+        line.removeprefix("#").removeprefix(" ") for line in comments
+    ]
+
+
 def listening(process):
     """List where a process and its children listen."""
     return {
