@@ -41,7 +41,8 @@ def _refuse_infinite(_: click.Context, __: click.Parameter, tol: float | None) -
     type=click.Choice(["k-means++", "k-means||", "random"]),
     default="k-means++",
     show_default=True,
-    help="How to choose the first centres.",
+    metavar="METHOD",  # of bars between the choices nobody would know which belong to "k-means||"
+    help='How to choose the first centres: k-means++, "k-means||" or random.',
 )
 @click.option(
     "--seed",
