@@ -99,7 +99,7 @@ def as_list(sources: Paths) -> list[Path | str]:
     SourceError
         If a path cannot be looked at: too long, or in a folder that must not be entered.
     """
-    if not isinstance(sources, os.PathLike | Iterable):
+    if not isinstance(sources, os.PathLike | Iterable) or isinstance(sources, bytes):
         raise InvalidArgumentError(f"sources is {sources!r}; it must be a path, or several.")
     paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not paths:
