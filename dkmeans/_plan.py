@@ -20,7 +20,7 @@ def plan(
     n_clusters: int | None = None,
     max_iter: int = 300,
     model: str | Path | None = None,
-    staging: str | None = None,
+    staging: str | Path | None = None,
     calibrate: bool = True,
 ) -> Plan:
     """Tell what a job will take on the active Dask scheduler: passes, bytes, memory, time.

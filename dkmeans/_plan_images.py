@@ -16,7 +16,7 @@ from dkmeans._plan_passes import Plan, PlannedPass
 from dkmeans._stores import is_url
 from dkmeans._summary import ColourCounts
 from dkmeans._tiling import Window, grid
-from dkmeans._validation import check_integer
+from dkmeans._validation import check_integer, check_place
 from dkmeans.images import _count, _ingest, _sources, _writing
 from dkmeans.images import _needs as needs_of
 from dkmeans.images._outputs import Output, PngFile, TiffFile, ZarrLabels
@@ -34,12 +34,15 @@ def quantize(
     sources: Paths,
     output: str | Path | None,
     n_colors: int,
-    staging: str | None,
+    staging: str | Path | None,
     *,
     calibrate: bool,
 ) -> Plan:
     """Plan `images.quantize`."""
     n_colors = check_integer("n_colors", n_colors, 2, _MOST_COLORS)
+    for name, place in (("output", output), ("staging", staging)):
+        if place is not None:
+            check_place(name, place)
     usable = _usable(sources)
     room = _needs.room()
     kind = "folder" if output is None else kind_of(output)

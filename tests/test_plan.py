@@ -245,6 +245,8 @@ def test_time_is_told_from_blocks_tried_out(pictures, name):
         ({"n_colors": 3, "job": "ingest"}, "n_colors is 3; it belongs to quantize"),
         ({"n_clusters": 3, "staging": "x"}, "staging is 'x'; it belongs to quantize"),
         ({"n_colors": 1}, "n_colors is 1"),
+        ({"output": 3}, "output is 3; it must be a path"),
+        ({"staging": ""}, "staging is ''; it must be a path"),
         ({"job": "predict"}, "which needs it"),
         ({"model": "m.json", "job": "ingest"}, "a model belongs to predict"),
     ],
