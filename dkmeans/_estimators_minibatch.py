@@ -62,6 +62,8 @@ class MiniBatchKMeans(BaseKMeans):
         Batches processed.
     counts_
         (n_clusters,) float64: the weight of the drawn rows that each centre has taken up.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
 
     See Also
     --------
