@@ -37,8 +37,6 @@ def cli() -> None:
     """
     # What lies in files has no names of features; a model that was fitted in Python may have some.
     warnings.filterwarnings("ignore", "X does not have valid feature names")
-    # Of damaged EXIF, which only the orientation is wanted of, and without the name of the file.
-    warnings.filterwarnings("ignore", module=r"PIL\b")
 
 
 def _refuse_none(

@@ -37,7 +37,7 @@ from dkmeans._tables_blocks import MemorySource, TablePiece
 from dkmeans._tables_regions import Regions
 from dkmeans._tiling import grid
 from dkmeans._validation import InvalidArgumentError
-from dkmeans.images import _assign, _gdal
+from dkmeans.images import _assign, _quiet
 
 
 @dataclass(frozen=True)
@@ -642,11 +642,11 @@ def forked(function):
     [
         _seeding_tiles._shared._lock,
         _assign._table_lock,
-        _gdal._opening,
+        _quiet._catching,
         _tables_kept._kept.lock,
         _passes_schedulers._CONFIGURING,
     ],
-    ids=["points", "labels", "GDAL", "blocks", "configuration"],
+    ids=["points", "labels", "warnings", "blocks", "configuration"],
 )
 def test_locks_are_free_in_a_forked_process(lock):
     with lock:  # as a thread of the parent has it

@@ -339,6 +339,23 @@ def test_an_orientation_that_is_damaged_is_none(tmp_path, photo, name, exif):
     np.testing.assert_array_equal(read_whole(_raster.probe(tmp_path / name)), expected)
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_nobody_is_warned_of_damaged_exif(tmp_path, photo, name):
+    text = struct.pack("<LHHHLLHHLL", 8, 2, 0x010F, 2, 400, 5000, 0x0112, 3, 1, 6)  # beyond the end
+    Image.fromarray(photo).save(tmp_path / name, exif=b"Exif\0\0II*\0" + text)
+    source = _raster.probe(tmp_path / name)  # where warnings are errors
+    assert source.orientation == 6
+    read_whole(source)
+
+
+def test_nobody_is_warned_of_damaged_exif_in_a_jpeg_that_was_cut_off(photo):
+    file = io.BytesIO()
+    text = struct.pack("<4sLHHHLL", b"II*\0", 8, 1, 0x010F, 2, 400, 5000)
+    Image.fromarray(photo).save(file, "JPEG", exif=b"Exif\0\0" + text)
+    with pytest.raises(OSError, match="truncated"):
+        _jpeg.decode(file.getvalue()[:-200])
+
+
 # Memory
 
 

@@ -4,7 +4,6 @@ This is the one module that names rasterio. Importing that takes as long as a sm
 is done when it is needed: most JPEG and tiled TIFF are read without.
 """
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dkmeans import _stores
-from dkmeans._passes_locks import Lock
 from dkmeans._stores import State
 from dkmeans._tiling import Window
 from dkmeans._validation import SourceError
+from dkmeans.images._quiet import without
 from dkmeans.images._remote import Remote
 from dkmeans.images._tiles import Layout
 
@@ -34,8 +33,6 @@ _ENV = {
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",  # a truncated JPEG is an error, not grey pixels
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",  # it takes what is missing of a truncated PNG for pixels
 }
-
-_opening = Lock()  # `warnings.catch_warnings` is not for two threads at a time
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,7 @@ def dataset(path: str, driver: str, stored: State) -> Iterator[Dataset]:
     remote = Remote(path, stored) if _stores.is_url(path) else None
     try:
         with rasterio.Env(**_ENV), _in_utf8(path) as name:
-            with _opening, warnings.catch_warnings():
-                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            with without(rasterio.errors.NotGeoreferencedWarning):
                 opened = rasterio.open(name, driver=driver, opener=remote)
             with opened:
                 yield Dataset(opened, remote)

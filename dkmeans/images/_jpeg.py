@@ -17,6 +17,13 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 
 
+class PillowJpeg(JpegImagePlugin.JpegImageFile):
+    """Pillow's reader of JPEG, but it looks for no resolution in EXIF, and warns of no damage."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
 def decode(data: bytes) -> UInt8:
     """Return all pixels of an 8-bit JPEG, (height, width, bands).
 
@@ -34,7 +41,7 @@ def decode(data: bytes) -> UInt8:
         with suppress(imagecodecs.Jpeg8Error):
             pixels = imagecodecs.jpeg8_decode(data)
     if pixels is None:
-        with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as picture:
+        with PillowJpeg(io.BytesIO(data)) as picture:
             pixels = np.asarray(picture)
     return pixels.reshape(*pixels.shape[:2], -1)
 

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image, PngImagePlugin, WebPImagePlugin
 
 from dkmeans import _stores
 from dkmeans._stores import State
 from dkmeans._tiling import Window, reading_block
 from dkmeans._validation import MAX_RESIDENT, SourceError
 from dkmeans.images import _gdal, _jpeg, _strip, _tiles
+from dkmeans.images._quiet import without
 from dkmeans.images._remote import named
 from dkmeans.images._strip import StripTiff
 from dkmeans.images._tiles import TiledTiff
@@ -177,7 +178,7 @@ def probe(path: str | Path, stored: State | None = None) -> RasterSource | Strip
 
 
 _PLUGINS: tuple[tuple[str, Any, Any], ...] = (
-    ("JPEG", lambda m: m.startswith(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
+    ("JPEG", lambda m: m.startswith(b"\xff\xd8\xff"), _jpeg.PillowJpeg),
     ("PNG", lambda m: m.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
     ("WEBP", lambda m: m[:4] == b"RIFF" and m[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
 )
@@ -244,7 +245,8 @@ def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; 1, as it is stored, where that is none or EXIF is damaged."""
     try:
         # The base class: a PNG's own method would decode all pixels to look for late chunks.
-        told = Image.Image.getexif(image).get(_ORIENTATION, 1)
+        with without(UserWarning):
+            told = Image.Image.getexif(image).get(_ORIENTATION, 1)
     except _EXIF_ERRORS:
         return 1
     return int(told) if told in range(1, 9) else 1
