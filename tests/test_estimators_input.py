@@ -525,7 +525,7 @@ def cut(path):
 @pytest.mark.parametrize(
     ("write", "words"),
     [(lambda path: None, "does not exist"), (text, "cannot be read"),  # noqa: ARG005 - writes nothing
-     (lambda path: path.mkdir(), "No array found"), (group, "group")],
+     (lambda path: path.mkdir(), "there is none"), (group, "group")],
     ids=["missing", "text", "folder", "group"],
 )  # fmt: skip
 @pytest.mark.parametrize("as_text", [True, False])
