@@ -98,3 +98,12 @@ def check_place(name: str, value: Any, allowed: str = PLACE) -> None:
     name_of = os.fsdecode(value) if isinstance(value, str | os.PathLike) else ""
     if not name_of or "\0" in name_of:
         raise InvalidArgumentError(f"{name} is {value!r}; it must be {allowed}.")
+
+
+def check_progress(progress: Any) -> None:
+    """Raise `InvalidArgumentError` unless `progress` is None, or can be told how passes go."""
+    methods = ("begin", "advance", "end")
+    if progress is not None and not all(callable(getattr(progress, m, None)) for m in methods):
+        raise InvalidArgumentError(
+            f"progress is {progress!r}; it must be None, or have the methods {', '.join(methods)}."
+        )

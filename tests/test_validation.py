@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dkmeans
 from dkmeans._validation import (
     DkmeansError,
     InvalidArgumentError,
@@ -79,3 +80,9 @@ def test_what_names_nothing_is_refused(place):
         str(caught.value)
         == f"path is {place!r}; it must be a path, or a URL such as s3://bucket/name."
     )
+
+
+@pytest.mark.parametrize("job", [dkmeans.quantize, dkmeans.ingest])
+def test_progress_that_cannot_be_told(job):
+    with pytest.raises(InvalidArgumentError, match="progress is 3; it must be None, or have the"):
+        job("nothing.png", "out.zarr", progress=3)

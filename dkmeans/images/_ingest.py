@@ -12,7 +12,7 @@ from typing import Any
 from dkmeans import _passes
 from dkmeans._passes import BlockSource, Partition, Passes, Piece, Progress, Ticker
 from dkmeans._tiling import grid, reading_block
-from dkmeans._validation import InvalidArgumentError, SourceError
+from dkmeans._validation import InvalidArgumentError, SourceError, check_progress
 from dkmeans.images import _needs, _packed, _sources, _store
 from dkmeans.images._listing import Image
 from dkmeans.images._manifest import Job
@@ -131,6 +131,7 @@ def ingest(
     CompleteError
         An `OutputError`: with `resume`, if the store is there and nothing was interrupted.
     """
+    check_progress(progress)
     sources = _sources.as_list(sources)
     found = _sources.find(sources)
     refuse_among("store", store, sources)

@@ -17,6 +17,7 @@ from dkmeans._validation import (
     check_choice,
     check_integer,
     check_number,
+    check_progress,
 )
 from dkmeans.images import _needs, _sources
 from dkmeans.images._assign import Assign, Written
@@ -187,6 +188,7 @@ def quantize(
         "seed": check_integer("seed", seed, 0),
     }
     n_init = None if n_init is None else check_integer("n_init", n_init, 1)
+    check_progress(progress)
     sources = _sources.as_list(sources)
     found = _sources.find(sources)
     refuse_among("output", output, sources)
