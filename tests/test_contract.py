@@ -194,6 +194,18 @@ def test_a_small_inertia_does_not_cancel(dtype):
     assert 1e-6 < model.inertia_ < 1e-4
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("heavy", [1.0, 1e3])
+def test_far_or_heavy_rows_take_nothing_from_the_centres_of_others(sign, heavy):
+    """Where sums are as small as this beside the largest term, negative ones are no worse."""
+    near = sign * np.random.default_rng(0).uniform(1e-3, 2e-3, 1001)
+    rows = np.concatenate([near, [-1e9, 1e9]])[:, None]
+    weights = np.append(np.ones(len(near)), [heavy, heavy])
+    model = KMeans(3, init=[[0.0], [-1e9], [1e9]], tol=0).fit(rows, sample_weight=weights)
+    assert model.counts_.tolist() == [1001, heavy, heavy]
+    assert model.cluster_centers_[0, 0] == pytest.approx(math.fsum(near) / 1001, rel=1e-14, abs=0)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_scale_and_offset_are_without_effect(scale, offset):
