@@ -352,9 +352,7 @@ class BaseKMeans(
         solution = fitted.solution
         for name, value in self._state_at(solution.centers, fitted.frame).items():
             setattr(self, name, value)
-        self.counts_ = solution.weights
-        if not data.is_weighted:
-            self.counts_ = self.counts_.astype(np.int64)
+        self.counts_ = solution.weights.astype(np.float64 if data.is_weighted else np.int64)
         self.inertia_ = solution.inertia
         self.n_iter_ = solution.n_iter
         self.stop_reason_ = solution.stop_reason

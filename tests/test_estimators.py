@@ -663,6 +663,9 @@ def test_weights_of_one_are_none(kind):
     ones = kind(5, random_state=0).fit(rows, sample_weight=np.ones(len(rows)))
     np.testing.assert_array_equal(plain.cluster_centers_, ones.cluster_centers_)
     np.testing.assert_array_equal(plain.labels_, ones.labels_)
+    if kind is KMeans:
+        assert (plain.counts_.dtype, ones.counts_.dtype) == (np.int64, np.float64)
+        np.testing.assert_array_equal(plain.counts_, ones.counts_)
 
 
 @pytest.mark.parametrize("lightest", [1e-20, 1e-40, 1e-150])
