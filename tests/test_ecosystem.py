@@ -433,6 +433,21 @@ def test_dask_frames_of_booleans_beside_numbers(kind, dtype):
     np.testing.assert_array_equal(model.labels_, in_memory.labels_)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "i1", "u1"])
+def test_frames_of_booleans_beside_small_integers_are_small_integers(monkeypatch, dtype):
+    """Which is seen by this: few distinct ones are counted in one pass."""
+    monkeypatch.setattr(_summary_rows, "MIN_ROWS", 100)
+    monkeypatch.setattr(_summary_rows, "ROWS_PER_CLUSTER", 20)
+    plain = pd.DataFrame({"a": ROWS[:, 0] > 4, "b": np.round(ROWS[:, 1]).clip(0).astype("i1")})
+    plain["b"] = plain["b"].astype(dtype)
+    model = KMeans(2, random_state=0).fit(plain)
+    lazy = KMeans(2, random_state=0).fit(dd.from_pandas(plain, npartitions=5))
+    unsized = 1  # pass, that finds the sizes of chunks
+    assert lazy.n_passes_ == model.n_passes_ + unsized
+    assert (model.n_passes_ == 1) == (dtype != "bool")
+    assert model.cluster_centers_.tobytes() == lazy.cluster_centers_.tobytes()
+
+
 @pytest.mark.parametrize("values", [["x"] * 600, pd.date_range("2020", periods=600)])
 def test_a_column_of_a_dask_frame_that_holds_no_numbers_is_named(kind, values):
     frame = dd.from_pandas(pd.DataFrame({"a": TRUE, "b": values}), npartitions=2)
