@@ -18,6 +18,10 @@ from dkmeans._frame_ranges import Ranges
 from dkmeans._tables_blocks import check_unmasked
 from dkmeans._validation import SourceError, check_integer
 
+# What is chosen from as stored, in either order of bytes; other numbers become float64.
+_FLOATS = [np.dtype(np.float64), np.dtype(np.float32)]
+_FLOATS += [dtype.newbyteorder() for dtype in _FLOATS]
+
 
 def k_means(
     X: Any,  # noqa: N803 - scikit-learn's name
@@ -105,7 +109,7 @@ def kmeans_plusplus(
     """
     check_columns(X, "kmeans_plusplus")
     check_unmasked("sample_weight", sample_weight)
-    X = check_array(X, dtype=[np.float64, np.float32], input_name="X")  # noqa: N806 - scikit-learn's name
+    X = check_array(X, dtype=_FLOATS, input_name="X")  # noqa: N806 - scikit-learn's name
     n_clusters = check_integer("n_clusters", n_clusters, 1)
     if n_local_trials is not None:
         n_local_trials = check_integer("n_local_trials", n_local_trials, 1)
@@ -123,7 +127,7 @@ def kmeans_plusplus(
     check_ranges(ranges, "kmeans_plusplus", "error")
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
     chosen = used[_seeding.choose(points, weights[used], n_clusters, rng, n_local_trials)]
-    return X[chosen], chosen
+    return X[chosen].astype(X.dtype.newbyteorder("=")), chosen
 
 
 def load(path: str | os.PathLike[str]) -> BaseKMeans:

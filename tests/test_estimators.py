@@ -934,6 +934,17 @@ def test_kmeans_plusplus_chooses_rows(dtype):
         assert len(set(indices.tolist())) == 20
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_kmeans_plusplus_is_without_regard_to_the_order_of_bytes(dtype):
+    rows = normal(100, 3).astype(dtype)
+    centers, indices = kmeans_plusplus(rows, 20, random_state=0)
+    for order in "<>":
+        found, places = kmeans_plusplus(rows.astype(order + dtype), 20, random_state=0)
+        assert found.dtype == dtype
+        assert found.tobytes() == centers.tobytes()
+        np.testing.assert_array_equal(places, indices)
+
+
 def test_kmeans_plusplus_spreads_as_well_as_scikit_learns():
     rows = rows_of("blobs")
 
