@@ -126,7 +126,8 @@ def check_ranges(ranges: Ranges, name: str, missing: str, centers: Float64 | Non
         low, high = np.minimum(low, centers.min(axis=0)), np.maximum(high, centers.max(axis=0))
         apart = "apart, or from the centres so far"
     extent = float((high / 2 - low / 2).max())
-    if extent > math.sqrt(_LARGEST / low.size / ranges.n_used / ranges.heaviest) / 2:
+    # Squares have to fit both by themselves and times weights.
+    if extent > math.sqrt(_LARGEST / low.size / ranges.n_used / max(1.0, ranges.heaviest)) / 2:
         largest = max(np.abs(low).max(), np.abs(high).max())
         raise ValueError(
             f"Input X contains values too far {apart} (the largest is {largest:.3g}, the largest "
@@ -138,7 +139,7 @@ def check_ranges(ranges: Ranges, name: str, missing: str, centers: Float64 | Non
             f"sample_weight is at most {ranges.heaviest:.3g}, too small for float64 to weigh "
             "anything with. Scale the weights."
         )
-    if 0 < extent < math.sqrt(_LEAST / ranges.heaviest):
+    if 0 < extent < math.sqrt(_LEAST / min(1.0, ranges.heaviest)):
         raise ValueError(
             f"Input X contains values too near each other (at most {2 * extent:.3g} apart, the "
             f"largest weight {ranges.heaviest:.3g}): their squared distances vanish in "

@@ -477,11 +477,20 @@ def test_rows_that_will_not_do(kind, method, rows, error, words):
 def test_values_whose_distances_cannot_be_held(kind):
     with pytest.raises(ValueError, match="values too far apart"):
         kind(3).fit(normal(20, 3).clip(-1, 1) * 1e300)
+    light = np.full(20, 1e-200)  # times which squares would fit, if floats held them
+    with pytest.raises(ValueError, match="values too far apart"):
+        kind(3).fit(normal(20, 3) * 1e200, sample_weight=light)
 
 
 @BOTH
 @pytest.mark.parametrize(
-    ("scale", "weight"), [(2.0**-600, None), (2.0**-441, 2.0**-664), (2.0**-300, 2.0**-500)]
+    ("scale", "weight"),
+    [
+        (2.0**-600, None),
+        (2.0**-600, 2.0**400),
+        (2.0**-441, 2.0**-664),
+        (2.0**-300, 2.0**-500),
+    ],
 )
 def test_values_whose_weighted_distances_vanish(kind, scale, weight):
     rows = np.vstack([normal(30, 2) * scale, (normal(30, 2) + 10) * scale])
@@ -489,7 +498,7 @@ def test_values_whose_weighted_distances_vanish(kind, scale, weight):
     with pytest.raises(ValueError, match=r"values too near each other .*Scale them"):
         kind(2).fit(rows, sample_weight=weights)
     kind(1).fit(np.full((60, 2), scale), sample_weight=weights)  # these are not near, but equal
-    larger = rows / scale * 2.0**-490 / (weight or 1) ** 0.5
+    larger = rows / scale * 2.0**-490 / min(weight or 1, 1) ** 0.5
     model = kind(2, random_state=0).fit(larger, sample_weight=weights)
     assert sorted(np.bincount(np.ravel(model.labels_[:30]))) in ([30], [0, 30])
 
