@@ -231,5 +231,9 @@ def _merging_costs(centers: Float64, weights: npt.NDArray[Any]) -> tuple[Float64
 
 
 def _are_alike(found: list[Solution]) -> bool:
-    inertias = [solution.inertia for solution in found]
-    return float(np.std(inertias, ddof=1)) <= _ALIKE * min(inertias)
+    inertias = np.array([solution.inertia for solution in found])
+    most = inertias.max()
+    if most == 0:
+        return True
+    shares = inertias / most  # whose squares floats hold
+    return bool(np.std(shares, ddof=1) <= _ALIKE * shares.min())

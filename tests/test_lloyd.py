@@ -10,6 +10,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from dkmeans import _lloyd, _lloyd_starts, _summary_octree
+from dkmeans._lloyd import Solution
 from dkmeans._lloyd_starts import solve
 from dkmeans._summary import ColourCounts, ColourSummary
 from dkmeans._summary_rows import RowSummary
@@ -407,3 +408,16 @@ def test_swaps_take_numbers_at_the_ends_of_the_range(scale):
     found = solve(RowSummary(rows * scale, None), 5, n_init=None, swaps=True)
     known = KMeans(5, init=means, n_init=1).fit(rows).inertia_
     assert found.inertia / scale / scale == pytest.approx(known, rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+@pytest.mark.parametrize(
+    ("inertias", "expected"), [([1, 1.001, 1], True), ([1, 1.5, 1], False), ([0, 0, 0], True)]
+)
+def test_starts_are_compared_at_any_scale(inertias, expected, scale):
+    """Of inertias whose squares floats do not hold, too."""
+    ends = [
+        Solution(np.zeros((1, 1)), np.ones(1), inertia * scale, 1, "converged")
+        for inertia in inertias
+    ]
+    assert _lloyd_starts._are_alike(ends) == expected
