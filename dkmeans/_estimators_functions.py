@@ -19,7 +19,7 @@ from dkmeans._tables_blocks import check_unmasked
 from dkmeans._validation import SourceError, check_integer
 
 # What is chosen from as stored, in either order of bytes; other numbers become float64.
-_FLOATS = [np.dtype(np.float64), np.dtype(np.float32)]
+_FLOATS = [np.dtype(letter) for letter in "df"]
 _FLOATS += [dtype.newbyteorder() for dtype in _FLOATS]
 
 
