@@ -213,7 +213,7 @@ def look(passes: Passes, table: Table, limit: int, seed: int, n_sampled: int | N
         floor, enough = table.n_rows / (limit + 10 * limit**0.5), limit + 1
     elif n_sampled is not None and not table.is_weighted:
         # A few will do, but if most rows are missing they may be too few.
-        step, enough = table.n_rows // n_sampled, n_sampled // _FEW
+        step, enough = table.n_rows // n_sampled, max(n_sampled // _FEW, 1)
     work = _Look(n_sampled or limit, seed, floor, count, step)
     found = _looked(passes, work, partitions)
     if len(found.sample.rows) < min(enough, found.ranges.n_used):  # all again, with all
