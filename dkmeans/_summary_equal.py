@@ -1,5 +1,7 @@
 """Equal rows: found by hashes of what they hold, and joined."""
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,6 +12,7 @@ from dkmeans._summary_steps import in_parts
 
 _CLASSES = 16  # of hashes, one of which tells how many there are
 _SURELY = 8  # standard deviations
+_DRAWN = 1 << 13  # rows
 
 
 def hashes_of(rows: Rows) -> npt.NDArray[np.uint64]:
@@ -27,6 +30,27 @@ def are_many(hashes: npt.NDArray[np.uint64], most: int) -> bool:
     expected = most / _CLASSES
     n = kernels.count_distinct(hashes, 0, _CLASSES)
     return bool(n > expected + _SURELY * expected**0.5 + _SURELY)
+
+
+def seem_many(rows: Rows, most: int) -> bool:
+    """Return whether surely more than `most` rows are different, from some drawn at random.
+
+    Where that is not so, fewer of those drawn are different than if all that are occurred equally
+    often, `n / most` times. It is told in a tenth of the time that `are_many` takes, which needs
+    hashes of all rows, and tells more.
+    """
+    n = len(rows)
+    if n <= max(most, 2 * _DRAWN):
+        return False
+    expected = _DRAWN - most * (1 - (1 - _DRAWN / n) ** (n / most))  # equal to one before
+    n_equal = _DRAWN - kernels.count_distinct(hashes_of(rows[_drawn(n)]), 0, 1)
+    return bool(n_equal < expected - _SURELY * expected**0.5 - _SURELY)
+
+
+@lru_cache
+def _drawn(n: int) -> Int64:
+    """Return the places of rows drawn from `n`; once, as most blocks have as many rows."""
+    return np.random.default_rng(0).choice(n, _DRAWN, replace=False)
 
 
 def join_equal(

@@ -13,7 +13,7 @@ from dkmeans._frame import Float64, Int64, Rows
 from dkmeans._frame_ranges import Ranges
 from dkmeans._kernels.hashes import any_equal
 from dkmeans._passes import Partition, Passes, Ticker
-from dkmeans._summary_equal import are_many, hashes_of, join_equal
+from dkmeans._summary_equal import are_many, hashes_of, join_equal, seem_many
 from dkmeans._summary_samples import All, Sample
 from dkmeans._tables import Table
 from dkmeans._tables_blocks import MemorySource, blocks
@@ -63,8 +63,10 @@ def _join(parts: Sequence[tuple[Rows, Float64] | None], limit: int) -> tuple[Row
     return _distinct(rows, counts, limit)
 
 
-def _distinct(rows: Rows, counts: Float64, limit: int) -> tuple[Rows, Float64] | None:
-    """Return the distinct ones of some rows, unless they are too many."""
+def _distinct(rows: Rows, counts: Float64 | None, limit: int) -> tuple[Rows, Float64] | None:
+    """Return the distinct ones of some rows, unless they are too many; without counts, of once."""
+    if seem_many(rows, limit):
+        return None
     n = limit + limit // 2  # so many often tell already
     hashes = hashes_of(rows[:n])
     if are_many(hashes, limit):
@@ -73,6 +75,7 @@ def _distinct(rows: Rows, counts: Float64, limit: int) -> tuple[Rows, Float64] |
         hashes = np.concatenate([hashes, hashes_of(rows[n:])])
         if are_many(hashes, limit):
             return None
+    counts = np.ones(len(rows)) if counts is None else counts
     if any_equal(hashes):
         rows, counts = join_equal(rows, counts, hashes)
     return (rows, counts) if len(rows) <= limit else None
@@ -106,10 +109,9 @@ class _Look:
             )
             distinct = None
             if self.most and (not looks or looks[0].distinct is not None):
-                counts = np.ones(len(used))  # integers are never missing
-                distinct = _distinct(block.values, counts, self.most)
+                distinct = _distinct(block.values, None, self.most)  # none is ever missing
                 if distinct is not None and distinct[0] is block.values:
-                    distinct = block.values.copy(), counts  # the block may not last
+                    distinct = block.values.copy(), distinct[1]  # the block may not last
             looks.append(Look(ranges, sample, distinct, self.most))
             looks = _fewer(looks)
         return [looks[0].merge(*looks[1:])]

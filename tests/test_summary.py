@@ -301,6 +301,23 @@ def test_many_hashes_stay_many_with_more(n, most, seed):
         assert found
 
 
+@pytest.mark.parametrize("each", [1, 2, 3, 40])
+@pytest.mark.parametrize("order", ["in turn", "side by side", "mixed"])
+def test_rows_seem_many_only_if_they_are(each, order):
+    """However equal rows lie, as many as are allowed never seem more; twice as many do."""
+    n = 120_000
+    rows = np.arange(n) % (n // each)
+    if order == "side by side":
+        rows = np.sort(rows)
+    if order == "mixed":
+        rows = np.random.default_rng(0).permutation(rows)
+    rows = rows[:, None].astype(np.uint32)
+    assert not _summary_equal.seem_many(rows, n // each)
+    assert not _summary_equal.seem_many(rows[: n // 2], n // 2)
+    assert _summary_equal.seem_many(rows, n // each // 2)
+    assert not _summary_equal.seem_many(np.r_[rows[:60_000], rows[:60_000] * 0], 60_001)
+
+
 @given(st.integers(0, 1 << 52), st.integers(0, 3000), st.integers(2, 5000), st.data())
 def test_rows_are_looked_at_by_their_numbers_alone(first, n, step, data):
     numbers, none = first + np.arange(n), np.empty(0, np.int64)
