@@ -182,12 +182,7 @@ def quantize(
        SODA 2007, section 2.2.
     """
     _check_forms(dither, compression)
-    stopping = {
-        "max_iter": check_integer("max_iter", max_iter, 1),
-        "tol": check_number("tol", tol, 0),
-        "seed": check_integer("seed", seed, 0),
-    }
-    n_init = None if n_init is None else check_integer("n_init", n_init, 1)
+    numbers = _checked_numbers(n_init, max_iter, tol, seed)
     check_progress(progress)
     sources = _sources.as_list(sources)
     found = _sources.find(sources)
@@ -203,8 +198,8 @@ def quantize(
     fitting = {
         "n_colors": n_colors,
         "start": _check_init(init, n_colors, bands),
-        "n_init": n_init or max(_MIN_STARTS, _STARTED_COLORS // n_colors),
-        **stopping,
+        **numbers,
+        "n_init": numbers["n_init"] or max(_MIN_STARTS, _STARTED_COLORS // n_colors),
     }
     layout = "" if target.kind != "zarr" else " array" if is_single else " group"
     options = _described(fitting, palette, dither, compression, f"{target.kind}{layout}")
@@ -285,6 +280,16 @@ def _fitted(  # noqa: PLR0917 - private, called once
     fitted.write(job.fit, failures)
     left = {i: staged.get(i, source) for i, source in usable.items() if i not in failures}
     return fitted, {**before, **failures}, left
+
+
+def _checked_numbers(n_init: Any, max_iter: Any, tol: Any, seed: Any) -> dict[str, Any]:
+    """Return numbers as Python's: small ones of NumPy would overflow."""
+    return {
+        "n_init": None if n_init is None else check_integer("n_init", n_init, 1),
+        "max_iter": check_integer("max_iter", max_iter, 1),
+        "tol": check_number("tol", tol, 0),
+        "seed": check_integer("seed", seed, 0),
+    }
 
 
 def _check_forms(dither: Any, compression: Any) -> None:
