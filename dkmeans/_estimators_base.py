@@ -23,7 +23,14 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dkmeans import _lloyd_passes, _model, _needs_tables
 from dkmeans._estimators_callbacks import CallbackSupportMixin, Report
-from dkmeans._estimators_checks import Finite, check_columns, check_ranges, has_dims, is_rich
+from dkmeans._estimators_checks import (
+    Finite,
+    check_columns,
+    check_ranges,
+    has_dims,
+    in_both_orders,
+    is_rich,
+)
 from dkmeans._frame import Centers, Float64, Frame
 from dkmeans._frame_ranges import Ranges
 from dkmeans._lloyd_passes import Fit
@@ -34,8 +41,7 @@ from dkmeans._tables import Table, table
 from dkmeans._tables_blocks import check_unmasked
 
 # What is kept as stored, and read block by block; other numbers become float64 as a whole.
-_STORED = [np.dtype(letter) for letter in "dfe?bBhHiIlLqQ"]
-_STORED += [dtype.newbyteorder() for dtype in _STORED]
+_STORED = in_both_orders("dfe?bBhHiIlLqQ")
 _TABLE = 2  # axes
 _FITTED = (
     "cluster_centers_", "counts_", "inertia_", "n_iter_", "n_passes_", "stop_reason_",

@@ -59,6 +59,12 @@ def check_columns(data: Any, estimator: str) -> None:
         )
 
 
+def in_both_orders(letters: str) -> list[np.dtype[Any]]:
+    """Return the dtypes of these letters, in the machine's order of bytes and in the other."""
+    dtypes = [np.dtype(letter) for letter in letters]
+    return dtypes + [dtype.newbyteorder() for dtype in dtypes]
+
+
 @dataclass(frozen=True)
 class Finite:
     """Refuses rows with infinite values, or with NaN unless it is to be ignored.

@@ -12,15 +12,14 @@ from sklearn.utils.validation import _check_sample_weight
 from dkmeans import _model, _seeding
 from dkmeans._estimators import KMeans
 from dkmeans._estimators_base import BaseKMeans
-from dkmeans._estimators_checks import check_columns, check_ranges
+from dkmeans._estimators_checks import check_columns, check_ranges, in_both_orders
 from dkmeans._estimators_minibatch import MiniBatchKMeans
 from dkmeans._frame_ranges import Ranges
 from dkmeans._tables_blocks import check_unmasked
 from dkmeans._validation import SourceError, check_integer
 
 # What is chosen from as stored, in either order of bytes; other numbers become float64.
-_FLOATS = [np.dtype(letter) for letter in "df"]
-_FLOATS += [dtype.newbyteorder() for dtype in _FLOATS]
+_FLOATS = in_both_orders("df")
 
 
 def k_means(
