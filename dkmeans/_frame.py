@@ -318,7 +318,7 @@ class RowTotals:
     def _means(self, previous: Float64) -> Float64:
         means = np.empty(previous.shape)
         frame = self.frame
-        weights = self.weights.astype(np.float64)
+        weights = self.weights.astype(np.float64, copy=False)
         center_kernels.means(
             self.sums, weights, frame.shift, frame.scales, for_kernels(previous), means
         )

@@ -208,14 +208,15 @@ def look(passes: Passes, table: Table, limit: int, seed: int, n_sampled: int | N
     partitions = _passes.partition(table.pieces)
     is_counted = table.dtype.kind in "iu" and not table.is_weighted
     count = min(limit, table.n_rows // _REPEATS) if is_counted else 0
-    floor, step, enough = 0.0, 1, 0
-    if n_sampled is None and not table.is_weighted:
+    if table.is_weighted:
+        floor, step, enough = 0.0, 1, 0  # the heaviest are not to be missed
+    elif n_sampled is None:
         # Of n rows that weigh the same, those kept have priorities above some n / sampled. Ten
         # standard deviations more would do, and save copies and memory.
-        floor, enough = table.n_rows / (limit + 10 * limit**0.5), limit + 1
-    elif n_sampled is not None and not table.is_weighted:
+        floor, step, enough = table.n_rows / (limit + 10 * limit**0.5), 1, limit + 1
+    else:
         # A few will do, but if most rows are missing they may be too few.
-        step, enough = table.n_rows // n_sampled, max(n_sampled // _FEW, 1)
+        floor, step, enough = 0.0, table.n_rows // n_sampled, max(n_sampled // _FEW, 1)
     work = _Look(n_sampled or limit, seed, floor, count, step)
     found = _looked(passes, work, partitions)
     if len(found.sample.rows) < min(enough, found.ranges.n_used):  # all again, with all

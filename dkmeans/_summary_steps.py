@@ -145,6 +145,7 @@ class Steps:
         if is_worth_it(rows, n_clusters):
             self._sorted = Sorted.of(frame, rows, weights, parts)
             rows, weights, products = self._sorted.rows, self._sorted.weights, 0
+        rows = for_kernels(rows)  # once for all steps
         known = Known.nothing(len(rows), products)
         self._labels = known.labels
 
@@ -157,7 +158,6 @@ class Steps:
                 None if self._sorted is None else boxes_of(frame, rows[part]),
             )
 
-        rows = for_kernels(rows)  # once for all steps
         self._parts = in_threads(part_of, parts)
         self._spare: list[Int32] = []  # for labels of one part, so that it is not fresh each time
 
